@@ -1,0 +1,129 @@
+"""Every error the program raises on purpose, and the reason codes of its denials.
+
+A `Reason` is public and stable: the same string is in the response header, the
+audit event and the documentation. Nothing here imports anything of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Reason(enum.StrEnum):
+    """Why a request was allowed or denied. Codes are never reused or renamed."""
+
+    GRANTED = "granted"
+
+    # The question itself (stage 1, extract).
+    REQUEST_MALFORMED = "request_malformed"
+    """The CheckRequest is not what Envoy sends; nothing in it is believed."""
+    REQUEST_NOT_HTTP = "request_not_http"
+    """A CheckRequest of the TCP filter: it names no operation that could be judged."""
+    HEADER_DUPLICATE = "header_duplicate"
+    """A header that a decision depends on came more than once."""
+
+    # Who asks (stage 3, identify).
+    PRINCIPAL_MISSING = "principal_missing"
+    PRINCIPAL_INVALID = "principal_invalid"
+    """The peer's name is not a workload's SPIFFE ID."""
+    TRUST_DOMAIN_UNKNOWN = "trust_domain_unknown"
+    CERTIFICATE_MISSING = "certificate_missing"
+    CERTIFICATE_INVALID = "certificate_invalid"
+    CERTIFICATE_MISMATCH = "certificate_mismatch"
+    """The leaf's URI SAN and the principal that Envoy reports differ."""
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+
+    # What is asked (stage 4, classify).
+    PATH_INVALID = "path_invalid"
+    OPERATION_UNKNOWN = "operation_unknown"
+    UPSTREAM_UNKNOWN = "upstream_unknown"
+    MODEL_NAME_INVALID = "model_name_invalid"
+    MODEL_VERSION_INVALID = "model_version_invalid"
+    BODY_MISSING = "body_missing"
+    """A gRPC call names its model in a body that Envoy did not send along."""
+    BODY_PARTIAL = "body_partial"
+    BODY_COMPRESSED = "body_compressed"
+    BODY_MALFORMED = "body_malformed"
+
+    # The policy's answer (stage 5, decide).
+    PRINCIPAL_UNKNOWN = "principal_unknown"
+    """The policy puts this caller in no group."""
+    NOT_GRANTED = "not_granted"
+    POLICY_UNAVAILABLE = "policy_unavailable"
+    """No policy has been loaded yet."""
+    POLICY_ERROR = "policy_error"
+    POLICY_UNDEFINED = "policy_undefined"
+    POLICY_RESULT_INVALID = "policy_result_invalid"
+
+    # The server's own state.
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    OVERLOADED = "overloaded"
+    SHUTTING_DOWN = "shutting_down"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+    """The decision could not be recorded, so it is not given."""
+    INTERNAL_ERROR = "internal_error"
+
+
+class AuthzError(Exception):
+    """Base of all errors of this package.
+
+    A server answers any of them with a denial that carries `reason`. The message is
+    for operators: it goes to the log, never to the caller, and never holds a secret.
+
+    Attributes:
+        reason: the code of the denial that this error turns into.
+    """
+
+    default_reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
+
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason if reason is not None else self.default_reason
+
+
+class RequestError(AuthzError):
+    """The CheckRequest, or the call that it describes, cannot be judged."""
+
+    default_reason = Reason.REQUEST_MALFORMED
+
+
+class SpiffeIdError(AuthzError):
+    """A string is not a SPIFFE ID, trust domain or SPIFFE pattern."""
+
+    default_reason = Reason.PRINCIPAL_INVALID
+
+
+class SvidError(AuthzError):
+    """A certificate is not an acceptable X.509-SVID."""
+
+    default_reason = Reason.CERTIFICATE_INVALID
+
+
+class PolicyError(AuthzError):
+    """A policy cannot be loaded, or did not give a usable answer."""
+
+    default_reason = Reason.POLICY_ERROR
+
+
+class AuditError(AuthzError):
+    """An audit event could not be written."""
+
+    default_reason = Reason.AUDIT_UNAVAILABLE
+
+
+class ConfigError(AuthzError):
+    """The configuration is unusable; holds every problem found, not just the first.
+
+    Attributes:
+        problems: one sentence each, naming the place and the mend.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class SetupError(AuthzError):
+    """Something this command needs from the machine is missing; says how to get it."""
