@@ -1,0 +1,1 @@
+"""Stage 3, identify: who is calling, verified or denied."""

@@ -1,0 +1,1 @@
+"""Stage 4, classify: what a call does to which model, known or denied."""

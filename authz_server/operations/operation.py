@@ -1,0 +1,64 @@
+"""What a call does, as the policy sees it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from authz_server.errors import Reason, RequestError
+from authz_server.operations.actions import Action, is_model_name, is_version
+
+
+class Scope(enum.StrEnum):
+    """How much a call touches."""
+
+    MODEL = "model"
+    """Exactly the one model that it names."""
+    EVERY_MODEL = "every-model"
+    """All models of the upstream: it changes or discloses what is common to them."""
+    SERVER = "server"
+    """Nothing of any model: health and description of the server itself."""
+    DATASET = "dataset"
+
+
+class OperationError(RequestError):
+    """The call is not one that can be judged."""
+
+    default_reason = Reason.OPERATION_UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An action on the model of an upstream that is not known yet.
+
+    Attributes:
+        model: name of the model; empty unless `scope` is MODEL.
+        version: its version; empty for the latest ready one.
+
+    Raises:
+        OperationError: if model or version is not one that may be named.
+    """
+
+    action: Action
+    scope: Scope
+    model: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scope is Scope.MODEL and not is_model_name(self.model):
+            raise OperationError(
+                "not an acceptable model name", Reason.MODEL_NAME_INVALID
+            )
+        if self.version and not is_version(self.version):
+            raise OperationError(
+                "not an acceptable model version", Reason.MODEL_VERSION_INVALID
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A `Call` on a named upstream."""
+
+    call: Call
+    upstream: str
+    dataset: str = ""
