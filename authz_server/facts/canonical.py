@@ -1,0 +1,193 @@
+"""Facts as one canonical byte string, and back.
+
+The bytes are the key of the decision cache *and* the only thing the later stages see,
+so the key cannot miss an input. Layout (all integers big-endian):
+
+    u8 version | 7 scalars | u8 is_grpc | headers | body
+
+    scalar   u32 length, bytes
+    headers  u16 count, then each: scalar name, u16 count, scalars
+    body     u8 state, u16 count, then each field: u32 number, scalar
+
+Every part is length-prefixed, so different facts cannot spell the same bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import Final, Self
+
+_VERSION: Final = 1
+_U16: Final = struct.Struct(">H")
+_U32: Final = struct.Struct(">I")
+
+
+class BodyState(enum.IntEnum):
+    """What is known of the request's body."""
+
+    UNREAD = 0
+    """No decision about this path depends on the body."""
+    ABSENT = 1
+    PARTIAL = 2
+    COMPRESSED = 3
+    MALFORMED = 4
+    COMPLETE = 5
+    """Exactly one whole message, read to its last byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The outline of a gRPC message.
+
+    Attributes:
+        fields: (number, value) of the kept fields in order of appearance; empty unless
+            `state` is COMPLETE.
+    """
+
+    state: BodyState
+    fields: tuple[tuple[int, bytes], ...] = ()
+
+    def value(self, number: int) -> bytes:
+        """Return the value of singular field `number`; empty if it is not there."""
+        return next((value for key, value in self.fields if key == number), b"")
+
+    def values(self, number: int) -> tuple[bytes, ...]:
+        """Return every entry of repeated field `number`."""
+        return tuple(value for key, value in self.fields if key == number)
+
+    def has(self, number: int) -> bool:
+        """Return whether field `number` is there."""
+        return any(key == number for key, _ in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a decision may depend on. Values are raw bytes: nothing is decoded yet.
+
+    Attributes:
+        principal: Envoy's `source.principal`, unverified.
+        certificate: Envoy's `source.certificate`, percent-encoded PEM of the leaf.
+        destination: `destination.principal`, the identity of the proxy's own workload.
+        upstream: the route's `context_extensions["upstream"]`.
+        is_grpc: whether Envoy will translate a denial into a gRPC status.
+        headers: the planned headers that are present, with all their values.
+    """
+
+    principal: bytes
+    certificate: bytes
+    destination: bytes
+    upstream: bytes
+    method: bytes
+    path: bytes
+    host: bytes
+    is_grpc: bool
+    headers: tuple[tuple[str, tuple[bytes, ...]], ...]
+    body: Body
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes."""
+        parts = [bytes((_VERSION,))]
+        for scalar in (
+            self.principal,
+            self.certificate,
+            self.destination,
+            self.upstream,
+            self.method,
+            self.path,
+            self.host,
+        ):
+            parts += (_U32.pack(len(scalar)), scalar)
+        parts += (bytes((self.is_grpc,)), _U16.pack(len(self.headers)))
+        for name, values in self.headers:
+            encoded = name.encode("ascii")
+            parts += (_U32.pack(len(encoded)), encoded, _U16.pack(len(values)))
+            for value in values:
+                parts += (_U32.pack(len(value)), value)
+        parts += (bytes((self.body.state,)), _U16.pack(len(self.body.fields)))
+        for number, value in self.body.fields:
+            parts += (_U32.pack(number), _U32.pack(len(value)), value)
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Return the facts that `key` spells.
+
+        Only bytes that `encode` made are ever given, so anything else is a bug.
+
+        Raises:
+            ValueError: if `key` is not canonical facts.
+        """
+        reader = _Reader(key)
+        if reader.u8() != _VERSION:
+            raise ValueError("facts of another version")
+        principal, certificate, destination, upstream, method, path, host = (
+            reader.scalar() for _ in range(7)
+        )
+        is_grpc = bool(reader.u8())
+        headers = tuple(
+            (
+                reader.scalar().decode("ascii"),
+                tuple(reader.scalar() for _ in range(reader.u16())),
+            )
+            for _ in range(reader.u16())
+        )
+        state = BodyState(reader.u8())
+        fields = tuple((reader.u32(), reader.scalar()) for _ in range(reader.u16()))
+        if reader.position != len(key):
+            raise ValueError("facts have trailing bytes")
+        return cls(
+            principal=principal,
+            certificate=certificate,
+            destination=destination,
+            upstream=upstream,
+            method=method,
+            path=path,
+            host=host,
+            is_grpc=is_grpc,
+            headers=headers,
+            body=Body(state, fields),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What the audit trail wants beside the facts. No policy can see it.
+
+    Attributes:
+        request_id: Envoy's id of the request.
+        source: address and port of the peer, ``ip:port``.
+    """
+
+    request_id: str = ""
+    source: str = ""
+
+
+class _Reader:
+    """A cursor over canonical bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.position = 0
+
+    def _take(self, count: int) -> bytes:
+        start = self.position
+        self.position = start + count
+        if self.position > len(self._data):
+            raise ValueError("facts are cut off")
+        return self._data[start : self.position]
+
+    def u8(self) -> int:
+        return self._take(1)[0]
+
+    def u16(self) -> int:
+        value: int = _U16.unpack(self._take(2))[0]
+        return value
+
+    def u32(self) -> int:
+        value: int = _U32.unpack(self._take(4))[0]
+        return value
+
+    def scalar(self) -> bytes:
+        return self._take(self.u32())

@@ -1,0 +1,277 @@
+"""From the wire bytes of a CheckRequest to canonical facts and annotations.
+
+Messages and field numbers: envoy/service/auth/v3/attribute_context.proto and
+external_auth.proto. The bytes are walked once, without building objects for the fields
+that nobody asked for. Envoy writes each singular field once; a second one is refused
+rather than merged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from authz_server.errors import Reason, RequestError
+from authz_server.facts.canonical import Annotations, Body, BodyState, Facts
+from authz_server.facts.grpc_body import outline_body
+from authz_server.facts.plan import Plan
+from authz_server.wire import LEN, VARINT, read_fields
+
+# CheckRequest
+_ATTRIBUTES: Final = 1
+# AttributeContext
+_SOURCE: Final = 1
+_DESTINATION: Final = 2
+_REQUEST: Final = 4
+_CONTEXT_EXTENSIONS: Final = 10
+# AttributeContext.Peer
+_PEER_ADDRESS: Final = 1
+_PEER_PRINCIPAL: Final = 4
+_PEER_CERTIFICATE: Final = 5
+# AttributeContext.Request
+_HTTP: Final = 2
+# AttributeContext.HttpRequest
+_HTTP_ID: Final = 1
+_HTTP_METHOD: Final = 2
+_HTTP_HEADERS: Final = 3
+_HTTP_PATH: Final = 4
+_HTTP_HOST: Final = 5
+_HTTP_SIZE: Final = 9
+_HTTP_RAW_BODY: Final = 12
+_HTTP_HEADER_MAP: Final = 13
+# config.core.v3: HeaderMap, HeaderValue, Address, SocketAddress
+_HEADER_MAP_HEADERS: Final = 1
+_HEADER_KEY: Final = 1
+_HEADER_VALUE: Final = 2
+_HEADER_RAW_VALUE: Final = 3
+_SOCKET_ADDRESS: Final = 1
+_SOCKET_HOST: Final = 2
+_SOCKET_PORT: Final = 3
+# protobuf map entries
+_ENTRY_KEY: Final = 1
+_ENTRY_VALUE: Final = 2
+
+_UPSTREAM_EXTENSION: Final = b"upstream"
+_CONTENT_TYPE: Final = b"content-type"
+# Set by Envoy's ext_authz filter itself; a client's copy never reaches the check.
+_PARTIAL_BODY: Final = b"x-envoy-auth-partial-body"
+
+_GRPC: Final = b"application/grpc"
+
+MAX_REQUEST_ID_BYTES: Final = 128
+
+
+@dataclass(slots=True)
+class _Request:
+    """What the walk has found so far."""
+
+    principal: bytes = b""
+    certificate: bytes = b""
+    destination: bytes = b""
+    upstream: bytes = b""
+    source_address: str = ""
+    has_http: bool = False
+    scalars: dict[int, bytes] = field(default_factory=dict)
+    size: int | None = None
+    headers: dict[bytes, list[bytes]] = field(default_factory=dict)
+
+
+def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
+    """Return the canonical facts in `raw` and what the audit wants beside them.
+
+    Args:
+        raw: wire bytes of an envoy.service.auth.v3.CheckRequest.
+        plan: the configured inputs.
+
+    Raises:
+        RequestError: if `raw` is not a well-formed CheckRequest, or is one of the TCP
+            filter.
+    """
+    request = _Request()
+    wanted = frozenset(
+        (_CONTENT_TYPE, _PARTIAL_BODY, *(name.encode("ascii") for name in plan.headers))
+    )
+    for attributes in _messages(raw, (0, len(raw)), _ATTRIBUTES):
+        _walk_attributes(raw, attributes, wanted, request)
+    if not request.has_http:
+        raise RequestError("CheckRequest has no HTTP request", Reason.REQUEST_NOT_HTTP)
+    path = request.scalars.get(_HTTP_PATH, b"")
+    facts = Facts(
+        principal=request.principal,
+        certificate=request.certificate,
+        destination=request.destination,
+        upstream=request.upstream,
+        method=request.scalars.get(_HTTP_METHOD, b""),
+        path=path,
+        host=request.scalars.get(_HTTP_HOST, b""),
+        is_grpc=_is_grpc(request.headers.get(_CONTENT_TYPE, [])),
+        headers=tuple(
+            (name, tuple(values))
+            for name in plan.headers
+            if (values := request.headers.get(name.encode("ascii")))
+        ),
+        body=_body(request, plan, path),
+    )
+    request_id = request.scalars.get(_HTTP_ID, b"")[:MAX_REQUEST_ID_BYTES]
+    return facts.encode(), Annotations(
+        request_id=request_id.decode("utf-8", "backslashreplace"),
+        source=request.source_address,
+    )
+
+
+Span = tuple[int, int]
+
+
+def _messages(raw: bytes, span: Span, wanted: int) -> list[Span]:
+    """Return where field `wanted`, a singular message, lies: one span or none."""
+    spans = [
+        (start, end)
+        for number, wire_type, start, end in read_fields(raw, *span)
+        if number == wanted and _is_len(wire_type)
+    ]
+    if len(spans) > 1:
+        raise RequestError("a singular message comes twice")
+    return spans
+
+
+def _is_len(wire_type: int) -> bool:
+    if wire_type != LEN:
+        raise RequestError("field has another wire type than its definition")
+    return True
+
+
+def _walk_attributes(
+    raw: bytes, span: Span, wanted: frozenset[bytes], request: _Request
+) -> None:
+    seen: set[int] = set()
+    for number, wire_type, start, end in read_fields(raw, *span):
+        if number == _CONTEXT_EXTENSIONS and _is_len(wire_type):
+            key, value = _entry(raw, (start, end))
+            if key == _UPSTREAM_EXTENSION:
+                if request.upstream:
+                    raise RequestError("context extension 'upstream' comes twice")
+                request.upstream = value
+            continue
+        if number not in {_SOURCE, _DESTINATION, _REQUEST}:
+            continue
+        _is_len(wire_type)
+        if number in seen:
+            raise RequestError("a singular message comes twice")
+        seen.add(number)
+        if number == _REQUEST:
+            for http in _messages(raw, (start, end), _HTTP):
+                request.has_http = True
+                _walk_http(raw, http, wanted, request)
+            continue
+        peer = _scalars(
+            raw, (start, end), {_PEER_ADDRESS, _PEER_PRINCIPAL, _PEER_CERTIFICATE}
+        )
+        if number == _DESTINATION:
+            request.destination = peer.get(_PEER_PRINCIPAL, b"")
+        else:
+            request.principal = peer.get(_PEER_PRINCIPAL, b"")
+            request.certificate = peer.get(_PEER_CERTIFICATE, b"")
+            request.source_address = _address(peer.get(_PEER_ADDRESS, b""))
+
+
+_HTTP_SCALARS: Final = frozenset(
+    {_HTTP_ID, _HTTP_METHOD, _HTTP_PATH, _HTTP_HOST, _HTTP_RAW_BODY}
+)
+
+
+def _walk_http(
+    raw: bytes, span: Span, wanted: frozenset[bytes], request: _Request
+) -> None:
+    for number, wire_type, start, end in read_fields(raw, *span):
+        if number in _HTTP_SCALARS and _is_len(wire_type):
+            if number in request.scalars:
+                raise RequestError("a singular field comes twice")
+            request.scalars[number] = raw[start:end]
+        elif number == _HTTP_HEADERS and _is_len(wire_type):
+            key, value = _entry(raw, (start, end))
+            if key in wanted:
+                request.headers.setdefault(key, []).append(value)
+        elif number == _HTTP_HEADER_MAP and _is_len(wire_type):
+            _walk_header_map(raw, (start, end), wanted, request)
+        elif number == _HTTP_SIZE:
+            if wire_type != VARINT or request.size is not None:
+                raise RequestError("request size is not one number")
+            request.size = start
+
+
+def _walk_header_map(
+    raw: bytes, span: Span, wanted: frozenset[bytes], request: _Request
+) -> None:
+    for number, wire_type, start, end in read_fields(raw, *span):
+        if number != _HEADER_MAP_HEADERS or not _is_len(wire_type):
+            continue
+        header = _scalars(
+            raw, (start, end), {_HEADER_KEY, _HEADER_VALUE, _HEADER_RAW_VALUE}
+        )
+        key = header.get(_HEADER_KEY, b"")
+        if key in wanted:
+            if _HEADER_VALUE in header and _HEADER_RAW_VALUE in header:
+                raise RequestError("a header has two kinds of value")
+            value = header.get(_HEADER_RAW_VALUE, header.get(_HEADER_VALUE, b""))
+            request.headers.setdefault(key, []).append(value)
+
+
+def _scalars(raw: bytes, span: Span, wanted: set[int]) -> dict[int, bytes]:
+    """Return the wanted singular length-delimited fields of one message."""
+    found: dict[int, bytes] = {}
+    for number, wire_type, start, end in read_fields(raw, *span):
+        if number in wanted and _is_len(wire_type):
+            if number in found:
+                raise RequestError("a singular field comes twice")
+            found[number] = raw[start:end]
+    return found
+
+
+def _entry(raw: bytes, span: Span) -> tuple[bytes, bytes]:
+    """Return (key, value) of one ``map<string, string>`` entry."""
+    entry = _scalars(raw, span, {_ENTRY_KEY, _ENTRY_VALUE})
+    return entry.get(_ENTRY_KEY, b""), entry.get(_ENTRY_VALUE, b"")
+
+
+def _address(raw: bytes) -> str:
+    """Return ``host:port`` of a core.v3.Address; empty for anything but a socket."""
+    spans = _messages(raw, (0, len(raw)), _SOCKET_ADDRESS)
+    if not spans:
+        return ""
+    host, port = b"", 0
+    for number, wire_type, start, end in read_fields(raw, *spans[0]):
+        if number == _SOCKET_HOST and _is_len(wire_type):
+            host = raw[start:end]
+        elif number == _SOCKET_PORT and wire_type == VARINT:
+            port = start
+    text = host.decode("utf-8", "backslashreplace")
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
+def _is_grpc(content_types: list[bytes]) -> bool:
+    """Return whether Envoy treats the request as gRPC.
+
+    Same rule as Envoy's Grpc::Common::hasGrpcContentType: the type itself, or followed
+    by ``+`` or ``;``. It only chooses the form of a denial.
+    """
+    value = content_types[0] if len(content_types) == 1 else b""
+    return value.startswith(_GRPC) and value[len(_GRPC) :][:1] in {b"", b"+", b";"}
+
+
+def _body(request: _Request, plan: Plan, path: bytes) -> Body:
+    outline = plan.outlines.get(path)
+    if outline is None:
+        return Body(BodyState.UNREAD)
+    raw = request.scalars.get(_HTTP_RAW_BODY, b"")
+    # Envoy says so itself when it cut the body; and says how long the body really was,
+    # with -1 (a varint of 64 ones) for "unknown".
+    is_marked = any(
+        value != b"false" for value in request.headers.get(_PARTIAL_BODY, [])
+    )
+    is_short = request.size is not None and request.size not in {
+        len(raw),
+        0xFFFF_FFFF_FFFF_FFFF,
+    }
+    if raw and (is_marked or is_short):
+        return Body(BodyState.PARTIAL)
+    return outline_body(raw, outline)

@@ -1,0 +1,48 @@
+"""What to extract: the configured inputs of the decision."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+_HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+
+
+class Keep(enum.Enum):
+    """How a field of a gRPC message becomes a fact."""
+
+    VALUE = "value"
+    """A singular string or bytes field: its value; twice is malformed."""
+    EACH = "each"
+    """A repeated message or map: every entry's bytes, in order."""
+    PRESENCE = "presence"
+    """Only whether it is there."""
+
+
+Outline = Mapping[int, Keep]
+"""The top-level fields of one gRPC message that a decision depends on, by number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The inputs of a decision beside those that are always taken.
+
+    Attributes:
+        headers: lower-case names of request headers that the policy reads.
+        outlines: for a gRPC path, which fields of its one request message are kept. A
+            path that is not listed has its body left unread.
+    """
+
+    headers: tuple[str, ...] = ()
+    outlines: Mapping[bytes, Outline] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.headers:
+            # RFC 9110 §5.1, lower case as HTTP/2 and Envoy have it.
+            if _HEADER_NAME.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is not a lower-case header name")
+        if len(set(self.headers)) != len(self.headers):
+            raise ValueError("a header is listed twice")
