@@ -1,0 +1,58 @@
+"""Puts the rooms together: from the configuration to a pipeline that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from authz_server.audit import Sink
+from authz_server.cache import DecisionCache
+from authz_server.clock import system_clock
+from authz_server.config import Config
+from authz_server.errors import ConfigError
+from authz_server.facts import Plan
+from authz_server.operations.triton_grpc import OUTLINES
+from authz_server.pipeline import Pipeline, PolicySource, Settings
+from authz_server.policy.building import shipped_wasm
+from authz_server.policy.store import PolicyStore
+from authz_server.response import prepare
+
+
+def open_policies(config: Config) -> PolicyStore:
+    """Return the store of the configured policy; nothing is loaded yet.
+
+    Raises:
+        ConfigError: if an own Wasm module is configured and cannot be read.
+    """
+    wasm = config.policy.wasm
+    try:
+        module = Path(wasm).read_bytes() if wasm else shipped_wasm()
+    except OSError as error:
+        raise ConfigError(
+            [f"policy.wasm: cannot read {wasm}: {error.strerror}"]
+        ) from error
+    return PolicyStore(
+        Path(config.policy.file),
+        module,
+        timeout_s=config.limits.deadline_s,
+        instances=config.policy.instances,
+    )
+
+
+def build_pipeline(config: Config, policies: PolicySource, audit: Sink) -> Pipeline:
+    """Return the pipeline that `config` describes, ready to answer at once."""
+    prepare()
+    return Pipeline(
+        plan=Plan(headers=config.inputs.headers, outlines=OUTLINES),
+        policies=policies,
+        cache=DecisionCache(
+            max_entries=config.cache.max_entries, max_bytes=config.cache.max_bytes
+        ),
+        audit=audit,
+        clock=system_clock,
+        settings=Settings(
+            require_certificate=config.inputs.require_certificate,
+            trust_host=config.inputs.trust_host,
+            deadline_s=config.limits.deadline_s,
+            ttl_s=config.cache.ttl_s,
+        ),
+    )

@@ -1,0 +1,304 @@
+"""The way of a request: the eight stages in order, and the only place where they meet.
+
+    begin    1 extract   2 recall                     (8 audit of a hit)
+    finish   3 identify  4 classify  5 decide  6 respond  7 remember  8 audit
+
+`begin` is short and never waits, so a transport may run it where it reads the request;
+`finish` evaluates the policy and belongs on a worker. Both always come to an answer:
+whatever goes wrong anywhere is a denial with a reason. That is why this module has the
+one broad `except` of the program.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from authz_server.audit import Occurrence, Sink, complete_event, encode_record
+from authz_server.cache import DecisionCache, Entry
+from authz_server.clock import Clock, Instant
+from authz_server.errors import AuthzError, PolicyError, Reason
+from authz_server.facts import Annotations, Facts, Plan, extract
+from authz_server.identity.identify import Identity, identify
+from authz_server.operations.classify import classify
+from authz_server.operations.operation import Operation
+from authz_server.policy.question import build_question
+from authz_server.policy.store import LoadedPolicy
+from authz_server.response import allow, deny
+
+_log: Final = logging.getLogger("authz_server.pipeline")
+
+
+class PolicySource(Protocol):
+    """Where the policy in force comes from."""
+
+    @property
+    def current(self) -> LoadedPolicy | None:
+        """The policy in force; None until one has been loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How strictly, and for how long.
+
+    Attributes:
+        require_certificate: whether a principal without a certificate is refused.
+        trust_host: whether the Host header may name the upstream.
+        deadline_s: seconds after which a decision comes too late and is a denial.
+        ttl_s: seconds for which a decision may be remembered at most.
+    """
+
+    require_certificate: bool = True
+    trust_host: bool = False
+    deadline_s: float = 0.25
+    ttl_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Check:
+    """One question on its way, filled in by the stages that it has passed.
+
+    Attributes:
+        answer: CheckResponse bytes; None as long as there is none.
+    """
+
+    arrived: Instant
+    annotations: Annotations = field(default_factory=Annotations)
+    key: bytes = b""
+    facts: Facts | None = None
+    policy: LoadedPolicy | None = None
+    identity: Identity | None = None
+    operation: Operation | None = None
+    answer: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """An answer, and the half of its audit event that could be remembered with it."""
+
+    response: bytes
+    record: bytes
+    cache_hit: bool = False
+
+
+class Pipeline:
+    """Answers CheckRequests. Safe to share between threads.
+
+    Args:
+        plan: the inputs of a decision.
+        policies: the policy in force.
+        cache: where decisions are remembered.
+        audit: where every decision is recorded before it is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        policies: PolicySource,
+        cache: DecisionCache,
+        audit: Sink,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self._plan = plan
+        self._policies = policies
+        self._cache = cache
+        self._audit = audit
+        self._clock = clock
+        self._settings = settings
+
+    def check(self, raw: bytes) -> bytes:
+        """Return the CheckResponse to the CheckRequest in `raw`. Never raises."""
+        check = self.begin(raw)
+        return check.answer if check.answer is not None else self.finish(check)
+
+    def begin(self, raw: bytes) -> Check:
+        """Return the check of `raw`: answered, or in want of `finish`. Never raises."""
+        check = Check(self._clock())
+        check.answer = self._conclude(check, lambda: self._recall(check, raw))
+        return check
+
+    def finish(self, check: Check) -> bytes:
+        """Return the answer to a check that `begin` left open. Never raises."""
+        # No answer, and an empty one, would be an allow to Envoy.
+        return self._conclude(check, lambda: self._decide(check)) or deny(
+            Reason.INTERNAL_ERROR
+        )
+
+    def refuse(self, check: Check, reason: Reason) -> bytes:
+        """Return, and record, a denial that the transport needs. Never raises."""
+        return self._conclude(check, lambda: self._refusal(check, reason)) or deny(
+            reason
+        )
+
+    def _conclude(
+        self, check: Check, stages: Callable[[], _Outcome | None]
+    ) -> bytes | None:
+        """Run `stages` and record what came of it; any error becomes a denial.
+
+        The second attempt can only be the denial that states the first one's error. If
+        not even that can be recorded, the caller still gets it: it is a denial.
+        """
+        attempt, reason = stages, Reason.INTERNAL_ERROR
+        for _ in range(2):
+            try:
+                outcome = attempt()
+                if outcome is None:
+                    return None
+                self._record(check, outcome)
+            except Exception as error:  # noqa: BLE001 - deny by default, whatever it was
+                reason = _reason_of(error)
+                attempt = _bind(self._refusal, check, reason)
+            else:
+                return outcome.response
+        return deny(reason, is_grpc=check.facts is not None and check.facts.is_grpc)
+
+    def _recall(self, check: Check, raw: bytes) -> _Outcome | None:
+        """Stages 1 and 2."""
+        check.key, check.annotations = extract(raw, self._plan)
+        check.policy = self._policies.current
+        if check.policy is None:
+            check.facts = Facts.decode(check.key)
+            raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
+        entry = self._cache.get(check.key, check.policy.revision, check.arrived)
+        if entry is None:
+            return None
+        return _Outcome(entry.response, entry.record, cache_hit=True)
+
+    def _decide(self, check: Check) -> _Outcome:
+        """Stages 3 to 7."""
+        if check.policy is None:
+            raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
+        self._check_deadline(check)
+        check.facts = facts = Facts.decode(check.key)
+        check.identity = identify(
+            facts,
+            check.policy.policy.trust_domains,
+            check.arrived,
+            require_certificate=self._settings.require_certificate,
+        )
+        check.operation = classify(
+            facts, check.policy.upstreams, trust_host=self._settings.trust_host
+        )
+        question = build_question(check.identity, check.operation, facts)
+        verdict = check.policy.engine.evaluate(question)
+        self._check_deadline(check)
+        response = (
+            allow()
+            if verdict.allow is True
+            else deny(verdict.reason, is_grpc=facts.is_grpc)
+        )
+        outcome = _Outcome(
+            response,
+            _record_of(
+                check, verdict.reason, role=verdict.role, allowed=verdict.allow is True
+            ),
+        )
+        self._remember(check, outcome, verdict.ttl_s)
+        return outcome
+
+    def _check_deadline(self, check: Check) -> None:
+        if self._clock().steady_s - check.arrived.steady_s > self._settings.deadline_s:
+            raise PolicyError("the decision came too late", Reason.DEADLINE_EXCEEDED)
+
+    def _remember(self, check: Check, outcome: _Outcome, ttl_s: float | None) -> None:
+        """Stage 7. Only what the policy itself decided gets here, never an error."""
+        if check.policy is None or check.identity is None:
+            return
+        ttl_s = (
+            self._settings.ttl_s if ttl_s is None else min(ttl_s, self._settings.ttl_s)
+        )
+        if ttl_s > 0:
+            self._cache.put(
+                check.key,
+                Entry(
+                    response=outcome.response,
+                    record=outcome.record,
+                    revision=check.policy.revision,
+                    expires_s=check.arrived.steady_s + ttl_s,
+                    valid_from_s=check.identity.valid_from_s,
+                    valid_until_s=check.identity.valid_until_s,
+                ),
+            )
+
+    def _refusal(self, check: Check, reason: Reason) -> _Outcome:
+        if check.facts is None and check.key:
+            check.facts = Facts.decode(check.key)
+        is_grpc = check.facts is not None and check.facts.is_grpc
+        return _Outcome(
+            deny(reason, is_grpc=is_grpc),
+            _record_of(check, reason, role="", allowed=False),
+        )
+
+    def _record(self, check: Check, outcome: _Outcome) -> None:
+        """Stage 8."""
+        now = self._clock()
+        occurrence = Occurrence(
+            wall_s=check.arrived.wall_s,
+            latency_s=now.steady_s - check.arrived.steady_s,
+            cache_hit=outcome.cache_hit,
+            request_id=check.annotations.request_id,
+            source=check.annotations.source,
+        )
+        self._audit.write(complete_event(outcome.record, occurrence))
+
+
+def _bind(
+    refusal: Callable[[Check, Reason], _Outcome], check: Check, reason: Reason
+) -> Callable[[], _Outcome]:
+    return lambda: refusal(check, reason)
+
+
+def _reason_of(error: Exception) -> Reason:
+    """Return the denial's reason for `error`, having told the operator what it was."""
+    if not isinstance(error, AuthzError):
+        _log.error("unexpected error; the request is denied", exc_info=error)
+        return Reason.INTERNAL_ERROR
+    if error.reason in _OPERATORS_CONCERN:
+        _log.error("%s: %s", error.reason, error)
+    else:
+        _log.debug("%s: %s", error.reason, error)
+    return error.reason
+
+
+# What a caller does wrong is in the audit trail; what is wrong with this server is in
+# the log as well.
+_OPERATORS_CONCERN: Final = frozenset(
+    {
+        Reason.AUDIT_UNAVAILABLE,
+        Reason.INTERNAL_ERROR,
+        Reason.POLICY_ERROR,
+        Reason.POLICY_RESULT_INVALID,
+        Reason.POLICY_UNDEFINED,
+        Reason.DEADLINE_EXCEEDED,
+    }
+)
+
+
+def _record_of(check: Check, reason: Reason, *, role: str, allowed: bool) -> bytes:
+    """Return what the audit trail says of this decision, whoever asks again."""
+    facts, operation = check.facts, check.operation
+    principal = method = path = b""
+    if facts is not None:
+        principal, method = facts.principal, facts.method
+        path, _, _ = facts.path.partition(b"?")  # a query may hold a token
+    return encode_record(
+        {
+            "decision": "allow" if allowed else "deny",
+            "reason": reason,
+            "principal": principal.decode("utf-8", "backslashreplace"),
+            "verified": check.identity is not None,
+            "role": role,
+            "action": operation.call.action if operation else "",
+            "scope": operation.call.scope if operation else "",
+            "model": operation.call.model if operation else "",
+            "version": operation.call.version if operation else "",
+            "upstream": operation.upstream if operation else "",
+            "method": method.decode("utf-8", "backslashreplace"),
+            "path": path.decode("utf-8", "backslashreplace"),
+            "policy_revision": check.policy.revision if check.policy else "",
+        }
+    )

@@ -1,0 +1,238 @@
+"""The Authorization service over grpcio: raw bytes, no generated classes.
+
+One event loop reads requests and answers remembered decisions on the spot; everything
+else goes to a few worker threads. How many may wait is bounded here, because a refusal
+must be a CheckResponse: gRPC's own limit would answer with an error, which Envoy may be
+configured to take for an allow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from authz_server.address import Address
+from authz_server.errors import ConfigError, Reason
+from authz_server.pipeline import Check, Pipeline
+from authz_server.transport.proxies import ProxyList
+
+SERVICE: Final = "envoy.service.auth.v3.Authorization"
+
+POLICY_HEALTH: Final = "authz_server.policy"
+"""Health of this name tells whether the newest policy file is the one in force."""
+
+_HEALTH_INTERVAL_S: Final = 0.1
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a twin
+    ("grpc.max_metadata_size", 32 * 1024),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+_log: Final = logging.getLogger("authz_server.transport")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of a mutual TLS listener."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What grpc.health.v1 shall say.
+
+    Attributes:
+        can_answer: whether a policy is in force.
+        is_current: whether it is the newest one, not one that a bad file left behind.
+    """
+
+    can_answer: bool
+    is_current: bool
+
+
+class GrpcServer:
+    """Serves Check and Health on one address until it is told to stop.
+
+    Args:
+        health_of: asked for the state of health several times a second.
+        max_pending: open decisions at most.
+        workers: threads that decide.
+        tls, proxies: both or neither; without them the address must be private.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        health_of: Callable[[], Health],
+        max_pending: int,
+        workers: int,
+        max_message_bytes: int,
+        tls: TlsFiles | None = None,
+        proxies: ProxyList | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._health_of = health_of
+        self._tls = tls
+        self._proxies = proxies
+        self._slots = threading.BoundedSemaphore(max_pending)
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="decide")
+        self._max_message_bytes = max_message_bytes
+        self._is_draining = False
+
+    async def run(
+        self,
+        address: Address,
+        *,
+        socket_mode: int,
+        stop: asyncio.Event,
+        drain_s: float,
+        on_listening: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Serve until `stop` is set, then let open calls finish for a while.
+
+        Args:
+            on_listening: called with the address once connections are accepted.
+
+        Raises:
+            ConfigError: if the address cannot be listened on, or a TLS file not be read.
+        """
+        server = grpc.aio.server(
+            options=(
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", self._max_message_bytes),
+            )
+        )
+        checks = grpc.unary_unary_rpc_method_handler(self._check)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Check": checks}),)
+        )
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        await self._publish_health(servicer)
+        bound = self._bind(server, address, socket_mode)
+        await server.start()
+        on_listening(bound)
+        watch = asyncio.create_task(self._watch_health(servicer))
+        try:
+            await stop.wait()
+        finally:
+            self._is_draining = True
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            await servicer.enter_graceful_shutdown()
+            await server.stop(drain_s)
+            self._workers.shutdown(wait=True)
+
+    async def _check(
+        self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> bytes:
+        if self._proxies is not None and not self._proxies.admits(
+            context.auth_context()
+        ):
+            _log.warning("refused a peer that is no listed proxy: %s", context.peer())
+            await context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, "this peer may not ask"
+            )
+        check = self._pipeline.begin(raw)
+        if check.answer is not None:
+            return check.answer
+        if not self._slots.acquire(blocking=False):
+            return self._pipeline.refuse(check, Reason.OVERLOADED)
+        return await self._decide(check)
+
+    async def _decide(self, check: Check) -> bytes:
+        work = self._workers.submit(self._pipeline.finish, check)
+        work.add_done_callback(self._release)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                # The proxy gave up before a worker came to it. It goes on record too.
+                self._pipeline.refuse(check, Reason.DEADLINE_EXCEEDED)
+            raise
+
+    def _release(self, _: Future[bytes]) -> None:
+        self._slots.release()
+
+    def _bind(self, server: grpc.aio.Server, address: Address, socket_mode: int) -> str:
+        try:
+            if self._tls is not None:
+                port = server.add_secure_port(address.target, _credentials(self._tls))
+            elif address.is_unix:
+                port = _bind_socket(server, address, socket_mode)
+            else:
+                port = server.add_insecure_port(address.target)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                [f"listen.address: cannot listen on {address.target}: {error}"]
+            ) from error
+        if address.is_unix:
+            return f"unix://{address.path}"
+        return f"tcp://{address.target.rpartition(':')[0]}:{port}"
+
+    async def _watch_health(self, servicer: Any) -> None:  # noqa: ANN401 - untyped
+        while True:
+            await self._publish_health(servicer)
+            await asyncio.sleep(_HEALTH_INTERVAL_S)
+
+    async def _publish_health(self, servicer: Any) -> None:  # noqa: ANN401 - untyped
+        state = self._health_of()
+        for name in ("", SERVICE):
+            await servicer.set(name, _status(serving=state.can_answer))
+        await servicer.set(
+            POLICY_HEALTH, _status(serving=state.can_answer and state.is_current)
+        )
+
+
+def _status(*, serving: bool) -> int:
+    status = health_pb2.HealthCheckResponse
+    return int(status.SERVING if serving else status.NOT_SERVING)
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=tls.client_ca.read_bytes(),
+        require_client_auth=True,
+    )
+
+
+def _bind_socket(server: grpc.aio.Server, address: Address, mode: int) -> int:
+    """Listen on a unix socket that never had wider permissions than `mode`.
+
+    Raises:
+        OSError: if the path is taken, by a live server or by something else.
+    """
+    path = Path(address.path)
+    if path.exists():
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError("the path exists and is no socket")
+        # gRPC would quietly unlink the socket of a server that is still answering.
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise OSError("another server is listening there")
+        path.unlink()
+    previous = os.umask(0o777 & ~mode)
+    try:
+        return int(server.add_insecure_port(address.target))
+    finally:
+        os.umask(previous)
