@@ -1,0 +1,106 @@
+# One entry for people and CI. `make help` lists the targets.
+#
+# Everything that is fetched or built lands in .venv or in the cache folder outside the
+# tree, keyed by version, so a second run costs nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CACHE := $(or $(AUTHZ_SERVER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/authz-server)
+export AUTHZ_SERVER_CACHE := $(CACHE)
+
+TRITON_VERSION := 0.7.0
+TRITON := $(CACHE)/triton-$(TRITON_VERSION)
+OPA_VERSION := 1.22.2
+OPA := $(CACHE)/opa-$(OPA_VERSION)/opa
+
+BIN := .venv/bin
+READY := .venv/.ready-$(shell sha256sum pyproject.toml | cut -c1-12)
+
+say = @printf '\033[1m==> %s\033[0m\n'
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: system
+system: ## check for the system packages that are needed, install them where we may
+	@scripts/system-packages $(PYTHON)
+
+$(READY): pyproject.toml
+	@$(MAKE) --no-print-directory system
+	$(say) "virtual environment in .venv (once, about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --upgrade 'setuptools>=80' pip
+	@$(BIN)/python -m pip install -qq --editable '.[test]'
+	@rm -f .venv/.ready-* && touch $@
+
+.PHONY: venv
+venv: $(READY) ## make the virtual environment
+
+$(TRITON)/.ready:
+	@$(MAKE) --no-print-directory system
+	$(say) "Triton in $(TRITON) (once, about a minute; its own environment, as it needs numpy 1)"
+	@mkdir -p $(CACHE)
+	@$(PYTHON) -m venv $(TRITON)
+	@$(TRITON)/bin/python -m pip install -qq nvidia-pytriton==$(TRITON_VERSION)
+	@touch $@
+
+.PHONY: triton
+triton: $(TRITON)/.ready ## install the real Triton for demo and tests
+
+$(OPA):
+	@command -v go >/dev/null || { echo "OPA is built from source: install Go 1.25 or newer" >&2; exit 1; }
+	$(say) "OPA $(OPA_VERSION) in $(dir $(OPA)) (once, one to two minutes)"
+	@GOBIN=$(dir $(OPA)) CGO_ENABLED=0 go install github.com/open-policy-agent/opa@v$(OPA_VERSION)
+
+.PHONY: opa
+opa: $(OPA) ## build the pinned OPA
+
+.PHONY: demo
+demo: $(READY) $(TRITON)/.ready ## the main job on real Envoy and Triton; DEMO_ARGS=--keep stays up
+	@$(BIN)/authz-server demo $(DEMO_ARGS)
+
+.PHONY: check
+check: $(READY) ## format, lint, types and import rules
+	$(say) "ruff format, ruff check"
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	$(say) "mypy --strict"
+	@$(BIN)/mypy --no-error-summary
+	$(say) "import-linter"
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+.PHONY: test
+test: check $(TRITON)/.ready ## all tests that run on wheels and system packages
+	$(say) "pytest, with branch coverage"
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest -m "not go" $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+.PHONY: test-all
+test-all: test $(OPA) ## and those whose parts are built from Go source
+	$(say) "pytest, with parts built from Go"
+	@$(BIN)/python -m pytest -m go $(PYTEST_ARGS)
+
+.PHONY: policy
+policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again
+	@$(BIN)/authz-server policy build -o authz_server/policy/rego/bundle.tar.gz
+
+.PHONY: manifests
+manifests: $(READY) ## emit the example policy's manifests again
+	@$(BIN)/authz-server emit kubernetes istio --policy examples/plant-7.yaml --out manifests
+
+.PHONY: bench
+bench: $(READY) ## what a check costs, through the real Envoy
+	@$(BIN)/python benchmarks/envoy_overhead.py $(BENCH_ARGS)
+
+.PHONY: clean
+clean: ## remove the virtual environment; the cache folder stays
+	@rm -rf .venv build *.egg-info .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
