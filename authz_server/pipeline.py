@@ -82,6 +82,10 @@ class _Outcome:
     record: bytes
     cache_hit: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.response:
+            raise ValueError("an empty CheckResponse would be an allow")
+
 
 class Pipeline:
     """Answers CheckRequests. Safe to share between threads.
@@ -123,7 +127,6 @@ class Pipeline:
 
     def finish(self, check: Check) -> bytes:
         """Return the answer to a check that `begin` left open. Never raises."""
-        # No answer, and an empty one, would be an allow to Envoy.
         return self._conclude(check, lambda: self._decide(check)) or deny(
             Reason.INTERNAL_ERROR
         )

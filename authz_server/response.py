@@ -2,7 +2,7 @@
 
 Envoy reads a CheckResponse without a status as *allow*. So only this module builds
 one, and `allow` is the only function in it whose answer lets a request through.
-A denial is always a `denied_response`, never a gRPC error and never an `error_response`:
+A denial is always a `denied_response`, never a gRPC error or an `error_response`:
 Envoy's `failure_mode_allow` would turn those into an allow.
 """
 

@@ -106,13 +106,13 @@ class GrpcServer:
         drain_s: float,
         on_listening: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Serve until `stop` is set, then let open calls finish for a while.
+        """Serve until `stop` is set, then let open calls finish.
 
         Args:
             on_listening: called with the address once connections are accepted.
 
         Raises:
-            ConfigError: if the address cannot be listened on, or a TLS file not be read.
+        """Serve until `stop` is set, then let open calls finish.
         """
         server = grpc.aio.server(
             options=(

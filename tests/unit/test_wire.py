@@ -39,7 +39,7 @@ def test_any_other_varint_is_refused(data: bytes) -> None:
 
 
 def test_every_wire_type_is_read_to_the_last_byte() -> None:
-    data = b"\x08\x05" b"\x12\x02ab" b"\x19" + b"x" * 8 + b"\x25" + b"y" * 4
+    data = b"\x08\x05\x12\x02ab\x19" + b"x" * 8 + b"\x25" + b"y" * 4
     assert fields(data) == [
         (1, VARINT, 5, 0),
         (2, LEN, 4, 6),

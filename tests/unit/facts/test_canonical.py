@@ -18,7 +18,9 @@ def test_different_facts_never_have_the_same_bytes(one: Facts, other: Facts) -> 
 
 
 @given(facts(), facts())
-def test_a_change_of_any_single_fact_changes_the_bytes(one: Facts, other: Facts) -> None:
+def test_a_change_of_any_single_fact_changes_the_bytes(
+    one: Facts, other: Facts
+) -> None:
     for item in dataclasses.fields(Facts):
         value = getattr(other, item.name)
         mixed = dataclasses.replace(one, **{item.name: value})

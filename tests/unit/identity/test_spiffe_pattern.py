@@ -59,7 +59,11 @@ def test_what_is_no_pattern_is_rejected(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_exact"),
-    [("spiffe://td/a/b", True), ("spiffe://td/*/b", False), ("spiffe://td/a/**", False)],
+    [
+        ("spiffe://td/a/b", True),
+        ("spiffe://td/*/b", False),
+        ("spiffe://td/a/**", False),
+    ],
 )
 def test_a_pattern_is_printed_unchanged_and_knows_whether_it_is_exact(
     text: str, is_exact: bool

@@ -69,12 +69,33 @@ HTTP_ROUTES = [
     ("GET", "/v2/trace/setting", Action.TRACE, EVERY, "", ""),
     ("POST", "/v2/trace/setting", Action.TRACE, EVERY, "", ""),
     ("GET", "/v2/systemsharedmemory/status", Action.SHARED_MEMORY, EVERY, "", ""),
-    ("GET", "/v2/cudasharedmemory/region/r/status", Action.SHARED_MEMORY, EVERY, "", ""),
-    ("POST", "/v2/systemsharedmemory/region/r/register", Action.SHARED_MEMORY, EVERY, "", ""),
+    (
+        "GET",
+        "/v2/cudasharedmemory/region/r/status",
+        Action.SHARED_MEMORY,
+        EVERY,
+        "",
+        "",
+    ),
+    (
+        "POST",
+        "/v2/systemsharedmemory/region/r/register",
+        Action.SHARED_MEMORY,
+        EVERY,
+        "",
+        "",
+    ),
     ("POST", "/v2/systemsharedmemory/unregister", Action.SHARED_MEMORY, EVERY, "", ""),
     ("POST", "/v2/repository/index", Action.MODEL_LIST, EVERY, "", ""),
     ("POST", "/v2/repository/x/index", Action.MODEL_LIST, EVERY, "", ""),
-    ("POST", "/v2/repository/models/m/load", Action.MODEL_LOAD_OVERRIDE, MODEL, "m", ""),
+    (
+        "POST",
+        "/v2/repository/models/m/load",
+        Action.MODEL_LOAD_OVERRIDE,
+        MODEL,
+        "m",
+        "",
+    ),
     ("POST", "/v2/repository/models/m/unload", Action.MODEL_REPOSITORY, EVERY, "", ""),
     ("GET", "/metrics", Action.METRICS, EVERY, "", ""),
     ("GET", "/metrics/", Action.METRICS, EVERY, "", ""),
@@ -131,7 +152,7 @@ ODD_PATHS = [
     "/v2/../admin", "/v2/./models", "/v2/%2e%2e/admin", "/v2/models/m/..",
     "/v2/models/%65cho/infer", "/v2/models/a%2fb/infer", "/a%00b", "/%2561dmin", "/a%",
     "/a%zz", "/a%0d%0ab", "/v2/models/m;p=1/infer", "/a/..;/b", "/a\\b", "/a#f",
-    "/v2/models/m infer", "/v2/models/m\tx", "/v2/models/m\n", "/v2/models/\u00e9/infer",
+    "/v2/models/m infer", "/v2/models/m\tx", "/v2/models/m\n", "/v2/models/\u00e9",
     "/v2/models/m\x7f", "/v2/models/m\x00/infer", "/v2?a#b", "/v2?a b", "/v2?\u00e9",
 ]  # fmt: skip
 
@@ -141,7 +162,7 @@ def test_a_path_that_can_be_read_in_two_ways_is_refused(path: str) -> None:
     assert refusal(check_request(method="GET", path=path)) is Reason.PATH_INVALID
 
 
-@pytest.mark.parametrize("model", ["-m", ".m", "m*", "a:b", "m" * 256, "@", "m\"x"])
+@pytest.mark.parametrize("model", ["-m", ".m", "m*", "a:b", "m" * 256, "@", 'm"x'])
 def test_a_model_name_that_no_policy_could_name_is_refused(model: str) -> None:
     request = check_request(path=f"/v2/models/{model}/infer")
     assert refusal(request) is Reason.MODEL_NAME_INVALID
@@ -163,6 +184,10 @@ WITH_DEPENDENTS = len_field(
     3, len_field(1, b"unload_dependents") + len_field(2, b"\x08\x01")
 )
 
+BOTH_DEPENDENTS = NO_DEPENDENTS + WITH_DEPENDENTS
+LOAD, UNLOAD = "RepositoryModelLoad", "RepositoryModelUnload"
+REPOSITORY = Action.MODEL_REPOSITORY
+
 GRPC_METHODS = [
     ("ModelInfer", M1 + V2, Action.INFERENCE, MODEL, "m", "7"),
     ("ModelInfer", M1, Action.INFERENCE, MODEL, "m", ""),
@@ -172,12 +197,12 @@ GRPC_METHODS = [
     ("ModelStatistics", M1, Action.STATISTICS, MODEL, "m", ""),
     ("ModelStatistics", b"", Action.STATISTICS, EVERY, "", ""),
     ("RepositoryIndex", b"", Action.MODEL_LIST, EVERY, "", ""),
-    ("RepositoryModelLoad", M2, Action.MODEL_REPOSITORY, MODEL, "m", ""),
-    ("RepositoryModelLoad", M2 + len_field(3, b""), Action.MODEL_LOAD_OVERRIDE, MODEL, "m", ""),
-    ("RepositoryModelUnload", M2, Action.MODEL_REPOSITORY, MODEL, "m", ""),
-    ("RepositoryModelUnload", M2 + NO_DEPENDENTS, Action.MODEL_REPOSITORY, MODEL, "m", ""),
-    ("RepositoryModelUnload", M2 + WITH_DEPENDENTS, Action.MODEL_REPOSITORY, EVERY, "", ""),
-    ("RepositoryModelUnload", M2 + NO_DEPENDENTS + WITH_DEPENDENTS, Action.MODEL_REPOSITORY, EVERY, "", ""),
+    (LOAD, M2, REPOSITORY, MODEL, "m", ""),
+    (LOAD, M2 + len_field(3, b""), Action.MODEL_LOAD_OVERRIDE, MODEL, "m", ""),
+    (UNLOAD, M2, REPOSITORY, MODEL, "m", ""),
+    (UNLOAD, M2 + NO_DEPENDENTS, REPOSITORY, MODEL, "m", ""),
+    (UNLOAD, M2 + WITH_DEPENDENTS, REPOSITORY, EVERY, "", ""),
+    (UNLOAD, M2 + BOTH_DEPENDENTS, REPOSITORY, EVERY, "", ""),
     ("TraceSetting", M2, Action.TRACE, MODEL, "m", ""),
     ("TraceSetting", len_field(1, b"x"), Action.TRACE, EVERY, "", ""),
     ("LogSettings", b"", Action.LOGGING, EVERY, "", ""),

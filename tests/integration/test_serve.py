@@ -1,0 +1,191 @@
+"""``authz-server serve`` as an operator runs it: a process, its files, its signals."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from checks import check_request, is_allowed, reason_of
+from parts import EXAMPLE
+
+from authz_server.cli import main
+from authz_server.demo.pki import DevelopmentCa
+from authz_server.errors import Reason
+
+METHOD = "/envoy.service.auth.v3.Authorization/Check"
+ALLOWED = bytes(check_request())
+
+
+@dataclass
+class Running:
+    """A server process and its files."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def policy(self) -> Path:
+        return self.folder / "access.yaml"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        text = (self.folder / "audit.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def ask(self, raw: bytes = ALLOWED) -> bytes:
+        with grpc.insecure_channel(f"unix:{self.folder}/s") as channel:
+            return bytes(channel.unary_unary(METHOD)(raw, timeout=10))
+
+    def health(self, *options: str) -> int:
+        return main(["health", "--config", str(self.config), *options])
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@contextlib.contextmanager
+def serving(folder: Path, policy: str) -> Iterator[Running]:
+    (folder / "access.yaml").write_text(policy)
+    (folder / "config.yaml").write_text(
+        f"listen: {{address: 'unix://{folder}/s'}}\n"
+        f"policy: {{file: '{folder}/access.yaml', reload_interval_s: 0.05}}\n"
+        "inputs: {require_certificate: false}\n"
+        "limits: {deadline_s: 5}\n"
+        f"audit: {{file: '{folder}/audit.jsonl'}}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "authz_server",
+                "serve",
+                "--config",
+                str(folder / "config.yaml"),
+            ],
+            stderr=log,
+        )
+    running = Running(folder, process)
+    try:
+        assert eventually(
+            lambda: "listening on" in running.log or process.poll() is not None
+        )
+        assert process.poll() is None, running.log
+        yield running
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0, running.log
+
+
+def test_a_server_answers_records_and_stops_cleanly(tmp_path: Path) -> None:
+    with serving(tmp_path, EXAMPLE.read_text()) as server:
+        assert is_allowed(server.ask())
+        assert server.health() == 0
+        assert server.health("--policy") == 0
+    assert server.events[0]["decision"] == "allow"
+    assert server.health("--timeout", "0.5") == 1
+
+
+def test_a_policy_that_stops_parsing_changes_nothing_but_log_and_health(
+    tmp_path: Path,
+) -> None:
+    good = EXAMPLE.read_text()
+    with serving(tmp_path, good) as server:
+        assert is_allowed(server.ask())
+        server.policy.write_text(good.replace("role: inspector", "role: inspektor"))
+        assert eventually(lambda: server.health("--policy") == 1)
+        assert "inspektor" in server.log
+        assert "access.yaml:" in server.log
+        assert server.health() == 0
+        assert is_allowed(server.ask())
+        denied = bytes(check_request(path="/v2/models/demand-forecast/infer"))
+        assert reason_of(server.ask(denied)) == Reason.NOT_GRANTED
+
+        # The mend: a policy that takes the camera's grant away is in force at once,
+        # remembered decisions included.
+        changed = good.replace("to: [factory-floor]", "to: [planning]")
+        server.policy.write_text(changed)
+        assert eventually(lambda: server.health("--policy") == 0)
+        assert eventually(lambda: not is_allowed(server.ask()))
+        assert reason_of(server.ask()) == Reason.NOT_GRANTED
+
+
+def test_a_server_without_a_policy_starts_denies_and_recovers(tmp_path: Path) -> None:
+    with serving(tmp_path, "nonsense") as server:
+        assert server.health() == 1
+        assert reason_of(server.ask()) == Reason.POLICY_UNAVAILABLE
+        server.policy.write_text(EXAMPLE.read_text())
+        assert eventually(lambda: server.health() == 0)
+        assert eventually(lambda: is_allowed(server.ask()))
+
+
+def test_health_of_a_mutual_tls_listener_is_asked_with_its_own_certificate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command itself, without a server: what it needs is named."""
+    ca = DevelopmentCa("factory.example")
+    svid = ca.issue("spiffe://factory.example/ns/authz/sa/authz")
+    for name, data in (
+        ("crt", svid.certificate_pem),
+        ("key", svid.key_pem),
+        ("ca", ca.bundle_pem),
+    ):
+        (tmp_path / name).write_bytes(data)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "listen:\n"
+        "  address: 'tcp://127.0.0.1:1'\n"
+        f"  tls: {{certificate: '{tmp_path}/crt', key: '{tmp_path}/key', "
+        f"client_ca: '{tmp_path}/ca', proxies: ['spiffe://factory.example/a']}}\n"
+        "policy: {file: p}\n"
+    )
+    assert main(["health", "--config", str(config)]) == 1
+    assert "has no DNS name" in capsys.readouterr().err
+    named = ca.issue("spiffe://factory.example/a", dns_names=["authz.example"])
+    (tmp_path / "crt").write_bytes(named.certificate_pem)
+    (tmp_path / "key").write_bytes(named.key_pem)
+    assert main(["health", "--config", str(config), "--timeout", "0.5"]) == 1
+    assert "no answer" in capsys.readouterr().out
+
+
+def test_two_servers_do_not_share_a_socket(tmp_path: Path) -> None:
+    with serving(tmp_path, EXAMPLE.read_text()) as server:
+        second = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "authz_server",
+                "serve",
+                "--config",
+                str(server.config),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert "another server is listening there" in second.stderr
+        assert is_allowed(server.ask())

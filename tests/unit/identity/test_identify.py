@@ -1,0 +1,203 @@
+import datetime as dt
+import math
+
+import pytest
+from checks import CAMERA, envoy_certificate
+from cryptography import x509
+
+from authz_server.clock import Instant
+from authz_server.demo.pki import DevelopmentCa, Svid
+from authz_server.errors import AuthzError, Reason
+from authz_server.facts import Body, BodyState, Facts
+from authz_server.identity.certificate import MAX_CERTIFICATE_BYTES, parse_leaf
+from authz_server.identity.identify import Identity, identify
+from authz_server.identity.spiffe_id import TrustDomain
+
+CA = DevelopmentCa("factory.example")
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+END = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+NOON = Instant(START.timestamp() + 43_200, 0.0)
+TRUST_DOMAINS = frozenset({TrustDomain("factory.example")})
+
+
+def svid(spiffe_id: str = CAMERA, **changes: object) -> Svid:
+    arguments: dict[str, object] = {"not_before": START, "not_after": END, **changes}
+    return CA.issue(spiffe_id, **arguments)  # type: ignore[arg-type]
+
+
+def facts(principal: str, certificate: str) -> Facts:
+    return Facts(
+        principal=principal.encode(),
+        certificate=certificate.encode(),
+        destination=b"",
+        upstream=b"",
+        method=b"",
+        path=b"",
+        host=b"",
+        is_grpc=False,
+        headers=(),
+        body=Body(BodyState.UNREAD),
+    )
+
+
+def who(
+    principal: str = CAMERA,
+    certificate: str | None = None,
+    *,
+    now: Instant = NOON,
+    require_certificate: bool = True,
+) -> Identity:
+    if certificate is None:
+        certificate = envoy_certificate(svid().certificate_pem)
+    return identify(
+        facts(principal, certificate),
+        TRUST_DOMAINS,
+        now,
+        require_certificate=require_certificate,
+    )
+
+
+def refusal(*arguments: str, **options: object) -> Reason:
+    with pytest.raises(AuthzError) as caught:
+        who(*arguments, **options)  # type: ignore[arg-type]
+    return caught.value.reason
+
+
+def test_a_caller_is_who_principal_and_certificate_both_name() -> None:
+    identity = who()
+    assert str(identity.spiffe_id) == CAMERA
+    assert identity.valid_from_s == START.timestamp()
+    assert identity.valid_until_s == END.timestamp()
+
+
+def test_a_dns_name_beside_the_one_uri_is_allowed() -> None:
+    pem = svid(dns_names=["camera.factory.example"]).certificate_pem
+    assert str(who(CAMERA, envoy_certificate(pem)).spiffe_id) == CAMERA
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        "CN=camera",
+        "camera.factory.example",
+        "https://factory.example/camera",
+        "spiffe://factory.example",
+        "spiffe://factory.example/ns/line1/sa/camera\n",
+        "spiffe://factory.example/ns/line1/sa/camera\x00",
+        "spiffe://factory.example/x;URI=spiffe://factory.example/admin;",
+        "spiffe://factory.example/caf\u00e9",
+    ],
+)
+def test_a_peer_whose_name_is_no_workloads_id_is_refused(principal: str) -> None:
+    assert refusal(principal) is Reason.PRINCIPAL_INVALID
+
+
+def test_a_peer_without_a_name_is_refused() -> None:
+    assert refusal("") is Reason.PRINCIPAL_MISSING
+
+
+def test_another_trust_domain_is_refused() -> None:
+    reason = refusal("spiffe://factory.example.evil/ns/line1/sa/camera")
+    assert reason is Reason.TRUST_DOMAIN_UNKNOWN
+
+
+def test_a_missing_certificate_is_refused_where_one_is_required() -> None:
+    assert refusal(CAMERA, "") is Reason.CERTIFICATE_MISSING
+
+
+def test_without_a_required_certificate_the_principal_holds_for_ever() -> None:
+    identity = who(CAMERA, "", require_certificate=False)
+    assert identity.valid_from_s == -math.inf
+    assert identity.valid_until_s == math.inf
+
+
+def test_a_certificate_that_came_is_checked_though_none_is_required() -> None:
+    other = envoy_certificate(
+        svid("spiffe://factory.example/ns/line1/sa/robot").certificate_pem
+    )
+    reason = refusal(CAMERA, other, require_certificate=False)
+    assert reason is Reason.CERTIFICATE_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [
+        (END.timestamp() + 1, Reason.CERTIFICATE_EXPIRED),
+        (START.timestamp() - 1, Reason.CERTIFICATE_NOT_YET_VALID),
+    ],
+)
+def test_dates_are_checked_against_the_request_not_the_handshake(
+    at: float, reason: Reason
+) -> None:
+    assert refusal(now=Instant(at, 0.0)) is reason
+
+
+@pytest.mark.parametrize("at", [START.timestamp(), END.timestamp()])
+def test_the_dates_are_inclusive(at: float) -> None:
+    assert str(who(now=Instant(at, 0.0)).spiffe_id) == CAMERA
+
+
+def _extension(value: x509.ExtensionType) -> x509.Extension[x509.ExtensionType]:
+    return x509.Extension(value.oid, critical=True, value=value)
+
+
+BAD_LEAVES = {
+    "two URI names, principal first": svid(
+        more_uris=["spiffe://factory.example/ns/release/sa/deployer"]
+    ),
+    "URI of another scheme": svid("https://factory.example/ns/line1/sa/camera"),
+    "trust domain only": svid("spiffe://factory.example"),
+    "no names at all": svid(omit=[x509.SubjectAlternativeName.oid]),
+    "DNS name only": svid(
+        replace=[_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]))]
+    ),
+    "a CA": svid(
+        replace=[_extension(x509.BasicConstraints(ca=True, path_length=None))]
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LEAVES.values(), ids=BAD_LEAVES.keys())
+def test_a_certificate_that_is_no_leaf_of_one_workload_is_refused(bad: Svid) -> None:
+    reason = refusal(CAMERA, envoy_certificate(bad.certificate_pem))
+    assert reason is Reason.CERTIFICATE_INVALID
+
+
+def test_a_certificate_without_basic_constraints_is_no_ca() -> None:
+    pem = svid(omit=[x509.BasicConstraints.oid]).certificate_pem
+    assert str(who(CAMERA, envoy_certificate(pem)).spiffe_id) == CAMERA
+
+
+GOOD = envoy_certificate(svid().certificate_pem)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "x",
+        GOOD[:-200],
+        GOOD + GOOD,
+        "junk" + GOOD,
+        GOOD.replace("%2B", "+").replace("%0A", "%0"),
+        envoy_certificate(
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
+        ),
+        "x" * (MAX_CERTIFICATE_BYTES + 1),
+    ],
+    ids=[
+        "no PEM",
+        "cut off",
+        "two",
+        "junk before",
+        "bad escapes",
+        "no DER",
+        "too large",
+    ],
+)
+def test_what_is_not_exactly_one_certificate_is_refused(encoded: str) -> None:
+    assert refusal(CAMERA, encoded) is Reason.CERTIFICATE_INVALID
+
+
+def test_a_certificate_seen_before_is_not_parsed_again() -> None:
+    encoded = envoy_certificate(svid().certificate_pem).encode()
+    assert parse_leaf(encoded) is parse_leaf(encoded)

@@ -1,0 +1,209 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from authz_server.config import Config, environment_name, load_config, settings
+from authz_server.errors import ConfigError
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+DEFAULTS = {
+    "listen.address": "unix:///run/authz-server/check.sock",
+    "listen.socket_mode": "0660",
+    "listen.tls.certificate": "",
+    "listen.tls.key": "",
+    "listen.tls.client_ca": "",
+    "listen.tls.proxies": (),
+    "policy.file": "",
+    "policy.wasm": "",
+    "policy.reload_interval_s": 1.0,
+    "policy.instances": 2,
+    "inputs.headers": (),
+    "inputs.require_certificate": True,
+    "inputs.trust_host": False,
+    "cache.max_entries": 100_000,
+    "cache.max_bytes": 134_217_728,
+    "cache.ttl_s": 60.0,
+    "limits.deadline_s": 0.25,
+    "limits.max_pending": 256,
+    "limits.workers": 2,
+    "limits.max_message_bytes": 8_388_608,
+    "limits.drain_s": 5.0,
+    "audit.file": "-",
+    "log_level": "info",
+}
+
+
+def value_of(config: object, name: str) -> object:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def load(text: str = "policy: {file: p.yaml}", **flags: str) -> Config:
+    environment: dict[str, str] = {}
+    return _load(text, environment, flags)
+
+
+def _load(text: str, environment: dict[str, str], flags: dict[str, str]) -> Config:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text, encoding="utf-8")
+        return load_config(file, environment, flags)
+
+
+def problems(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    return "\n".join(caught.value.problems)
+
+
+def test_the_defaults_are_these() -> None:
+    assert {name: value_of(Config(), name) for name, _ in settings()} == DEFAULTS
+
+
+def test_the_documentation_lists_every_setting_with_its_default() -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    for name in DEFAULTS:
+        assert f"`{name}`" in text, name
+
+
+def test_file_environment_and_flags_win_in_this_order() -> None:
+    text = "policy: {file: a, wasm: a, instances: 3}"
+    config = _load(
+        text,
+        {"AUTHZ_SERVER_POLICY_FILE": "b", "AUTHZ_SERVER_POLICY_WASM": "b"},
+        {"policy.file": "c"},
+    )
+    assert config.policy.file == "c"
+    assert config.policy.wasm == "b"
+    assert config.policy.instances == 3
+
+
+def test_text_is_read_as_the_settings_own_type() -> None:
+    config = _load(
+        "{}",
+        {
+            environment_name("policy.file"): "1",
+            environment_name("inputs.headers"): "[x-a, x-b]",
+            environment_name("inputs.trust_host"): "true",
+            environment_name("listen.socket_mode"): "0600",
+            environment_name("limits.deadline_s"): "1",
+        },
+        {},
+    )
+    assert config.policy.file == "1"
+    assert config.inputs.headers == ("x-a", "x-b")
+    assert config.inputs.trust_host is True
+    assert config.listen.socket_mode == "0600"
+    assert config.limits.deadline_s == 1.0
+
+
+def test_one_header_needs_no_list() -> None:
+    text = "{policy: {file: p}, inputs: {headers: x-a}}"
+    assert load(text).inputs.headers == ("x-a",)
+
+
+def test_without_a_file_the_environment_is_enough() -> None:
+    config = load_config(None, {"AUTHZ_SERVER_POLICY_FILE": "p"}, {})
+    assert config.policy.file == "p"
+
+
+def test_other_variables_are_none_of_ours() -> None:
+    config = load_config(
+        None, {"AUTHZ_SERVER_POLICY_FILE": "p", "AUTHZ_SERVER_CACHE": "/x"}, {}
+    )
+    assert config.cache == Config().cache
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().policy.file = "x"  # type: ignore[misc]
+
+
+BAD = {
+    "policy.file: missing": "{}",
+    "policiy: unknown setting; known here: audit": "policiy: {}",
+    "listen.tsl: unknown setting; known here: address": "listen: {tsl: {}}",
+    "policy: expected a mapping": "{policy: x}",
+    "file: expected a mapping": "[]",
+    "not YAML": "{",
+    "a key comes twice": "{log_level: info, log_level: debug}",
+    "policy.file: expected a string, got 1; put it in quotes": "policy: {file: 1}",
+    "policy.instances: expected a whole number": "policy: {file: p, instances: x}",
+    "policy.instances: expected a whole number, got True": (
+        "policy: {file: p, instances: true}"
+    ),
+    "policy.instances: must be more than 0": "policy: {file: p, instances: 0}",
+    "cache.ttl_s: must not be negative": "{policy: {file: p}, cache: {ttl_s: -1}}",
+    "limits.deadline_s: must be more than 0": (
+        "{policy: {file: p}, limits: {deadline_s: .nan}}"
+    ),
+    "inputs.trust_host: expected true or false": (
+        "{policy: {file: p}, inputs: {trust_host: 1}}"
+    ),
+    "inputs.headers: expected a list": "{policy: {file: p}, inputs: {headers: 1}}",
+    "inputs.headers: 'X-A'": "{policy: {file: p}, inputs: {headers: [X-A]}}",
+    "log_level: expected one of": "{policy: {file: p}, log_level: loud}",
+    'expected octal digits such as "0660"': (
+        '{policy: {file: p}, listen: {socket_mode: "0888"}}'
+    ),
+    "lets everybody on this machine ask": (
+        '{policy: {file: p}, listen: {socket_mode: "0666"}}'
+    ),
+    "listen.address: 'x' is neither": "{policy: {file: p}, listen: {address: x}}",
+    "plaintext beyond loopback": (
+        '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:9191"}}'
+    ),
+    "listen.tls.key: missing": (
+        '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:1", '
+        "tls: {certificate: c}}}"
+    ),
+    "listen.tls: is for TCP": (
+        "{policy: {file: p}, listen: {tls: {certificate: c, key: k, client_ca: a, "
+        'proxies: ["spiffe://td/a"]}}}'
+    ),
+    "listen.tls.proxies: 'x'": (
+        '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:1", '
+        "tls: {certificate: c, key: k, client_ca: a, proxies: [x]}}}"
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "text"), BAD.items(), ids=BAD.keys())
+def test_a_bad_setting_is_named_with_its_mend(message: str, text: str) -> None:
+    assert message in problems(text)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    found = problems("{policy: {file: 1, instances: x}, nonsense: 1}")
+    assert "policy.file" in found
+    assert "policy.instances" in found
+    assert "nonsense" in found
+
+
+def test_a_bad_variable_is_named() -> None:
+    with pytest.raises(ConfigError, match="AUTHZ_SERVER_POLICY_INSTANCES"):
+        load_config(None, {"AUTHZ_SERVER_POLICY_INSTANCES": "x"}, {})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
+        load_config(tmp_path / "gone.yaml", {}, {})
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://[::1]:9191"])
+def test_plaintext_on_loopback_is_allowed(address: str) -> None:
+    text = f'{{policy: {{file: p}}, listen: {{address: "{address}"}}}}'
+    assert load(text).listen.address == address
+
+
+def test_mutual_tls_beyond_loopback_is_allowed() -> None:
+    text = (
+        '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:9191", tls: '
+        "{certificate: c, key: k, client_ca: a, proxies: ['spiffe://td/a']}}}"
+    )
+    assert load(text).listen.tls.proxies == ("spiffe://td/a",)

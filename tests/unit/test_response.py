@@ -1,0 +1,79 @@
+import json
+
+import pytest
+from checks import is_allowed, reason_of
+from envoy_data_plane.envoy.service.auth import v3 as auth
+
+from authz_server.errors import Reason
+from authz_server.response import allow, deny, prepare
+
+DENIALS = [reason for reason in Reason if reason is not Reason.GRANTED]
+
+
+def denied(reason: Reason, *, is_grpc: bool) -> auth.DeniedHttpResponse:
+    response = auth.CheckResponse.parse(deny(reason, is_grpc=is_grpc))
+    assert response.denied_response is not None
+    return response.denied_response
+
+
+def test_allow_sets_a_status_and_changes_nothing_of_the_request() -> None:
+    response = auth.CheckResponse.parse(allow())
+    assert response.status is not None
+    assert response.ok_response == auth.OkHttpResponse()
+    assert is_allowed(allow())
+    assert allow() != b""
+
+
+@pytest.mark.parametrize("is_grpc", [False, True])
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_denial_denies_and_says_why(reason: Reason, is_grpc: bool) -> None:
+    response = deny(reason, is_grpc=is_grpc)
+    assert not is_allowed(response)
+    assert reason_of(response) == reason
+    parsed = auth.CheckResponse.parse(response)
+    assert parsed.ok_response is None
+    assert parsed.denied_response is not None
+    assert parsed.denied_response.status is not None
+    assert 400 <= int(parsed.denied_response.status.code) <= 599
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        (Reason.NOT_GRANTED, 403, 7),
+        (Reason.OPERATION_UNKNOWN, 403, 7),
+        (Reason.PRINCIPAL_MISSING, 401, 16),
+        (Reason.CERTIFICATE_EXPIRED, 401, 16),
+        (Reason.OVERLOADED, 503, 7),
+        (Reason.INTERNAL_ERROR, 503, 7),
+    ],
+)
+def test_the_status_tells_whose_trouble_it_is(
+    reason: Reason, status: int, code: int
+) -> None:
+    response = auth.CheckResponse.parse(deny(reason))
+    assert response.status is not None
+    assert response.status.code == code
+    assert response.denied_response is not None
+    assert response.denied_response.status is not None
+    assert int(response.denied_response.status.code) == status
+
+
+def test_over_http_the_body_is_an_error_as_triton_writes_it() -> None:
+    body = denied(Reason.NOT_GRANTED, is_grpc=False).body
+    assert json.loads(body) == {"error": "access denied (not_granted)"}
+
+
+def test_over_grpc_the_body_is_the_message_of_the_status() -> None:
+    body = denied(Reason.NOT_GRANTED, is_grpc=True).body
+    assert body == "access denied (not_granted)"
+
+
+def test_preparing_builds_each_response_once() -> None:
+    prepare()
+    assert deny(Reason.NOT_GRANTED) is deny(Reason.NOT_GRANTED)
+
+
+def test_reason_codes_are_what_the_documentation_lists() -> None:
+    assert len({reason.value for reason in Reason}) == len(DENIALS) + 1
+    assert all(reason.value == reason.name.lower() for reason in Reason)
