@@ -95,7 +95,6 @@ class GrpcServer:
         self._slots = threading.BoundedSemaphore(max_pending)
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="decide")
         self._max_message_bytes = max_message_bytes
-        self._is_draining = False
 
     async def run(
         self,
@@ -112,7 +111,7 @@ class GrpcServer:
             on_listening: called with the address once connections are accepted.
 
         Raises:
-        """Serve until `stop` is set, then let open calls finish.
+            ConfigError: if the address cannot be listened on, or a TLS file not read.
         """
         server = grpc.aio.server(
             options=(
@@ -134,7 +133,6 @@ class GrpcServer:
         try:
             await stop.wait()
         finally:
-            self._is_draining = True
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch

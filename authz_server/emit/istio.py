@@ -1,0 +1,262 @@
+"""Target ``istio``: sidecar mode. Who asks the server, and a second fence behind it.
+
+Not for ambient mesh: a waypoint puts no principal into the CheckRequest, and ztunnel
+does not enforce CUSTOM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from authz_server.emit import notes
+from authz_server.emit.callers import Callers, callers
+from authz_server.emit.envoy_filters import MAX_BODY_BYTES, STREAM_PATH, envoy_filter
+from authz_server.emit.manifest import (
+    SERVER,
+    SERVER_LABELS,
+    EmitOptions,
+    Manifest,
+    Mesh,
+    Object,
+    check_unique,
+    deployed,
+    dns_name,
+    kustomization,
+    metadata,
+)
+from authz_server.emit.server_objects import PORT_NAME, proxy_principals
+from authz_server.policy.model import AccessPolicy, Upstream
+
+SECURITY: Final = "security.istio.io/v1"
+CHECK_TIMEOUT: Final = "0.5s"
+"""Istio's default is 600 s: a server that hangs would hang every call."""
+
+
+def emit_istio(policy: AccessPolicy, options: EmitOptions) -> tuple[Manifest, ...]:
+    """Return the manifests for Istio's sidecars.
+
+    Raises:
+        PolicyError: if the policy can't be expressed; see `emit_kubernetes`.
+        ValueError: if `options.mesh` is not ``sidecar``.
+    """
+    if options.mesh is not Mesh.SIDECAR:
+        raise ValueError("the istio target needs mesh mode 'sidecar'")
+    manifests = (
+        _authz_server(policy, options),
+        _peer_authentication(policy),
+        _authorization(policy, options),
+        _envoy_filters(policy, options),
+        _mesh_config(policy, options),
+    )
+    check_unique(
+        tuple(
+            item
+            for manifest in manifests
+            if manifest.is_applied
+            for item in manifest.objects
+        )
+    )
+    return (*manifests, kustomization(manifests))
+
+
+def _authz_server(policy: AccessPolicy, options: EmitOptions) -> Manifest:
+    proxies = _allow_rule(proxy_principals(policy), (options.port,))
+    return Manifest(
+        "authz-server.yaml",
+        (notes.GENERATED, notes.ISTIO_SERVER),
+        (
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "Sidecar",
+                "metadata": metadata(policy, SERVER, options.namespace),
+                "spec": {
+                    "workloadSelector": {"labels": dict(SERVER_LABELS)},
+                    "ingress": [
+                        {
+                            "port": {
+                                "number": options.port,
+                                "protocol": "GRPC",
+                                "name": PORT_NAME,
+                            },
+                            "defaultEndpoint": f"127.0.0.1:{options.port}",
+                        }
+                    ],
+                },
+            },
+            {
+                "apiVersion": SECURITY,
+                "kind": "PeerAuthentication",
+                "metadata": metadata(policy, SERVER, options.namespace),
+                "spec": {
+                    "selector": {"matchLabels": dict(SERVER_LABELS)},
+                    "mtls": {"mode": "STRICT"},
+                },
+            },
+            _allow(policy, SERVER, options.namespace, dict(SERVER_LABELS), [proxies]),
+        ),
+    )
+
+
+def _peer_authentication(policy: AccessPolicy) -> Manifest:
+    namespaces = sorted({upstream.namespace for upstream in deployed(policy)})
+    return Manifest(
+        "peer-authentication.yaml",
+        (notes.GENERATED, notes.STRICT),
+        tuple(
+            {
+                "apiVersion": SECURITY,
+                "kind": "PeerAuthentication",
+                "metadata": metadata(policy, "default", namespace),
+                "spec": {"mtls": {"mode": "STRICT"}},
+            }
+            for namespace in namespaces
+        ),
+    )
+
+
+def _authorization(policy: AccessPolicy, options: EmitOptions) -> Manifest:
+    objects: list[Object] = []
+    remarks: list[str] = []
+    for upstream in deployed(policy):
+        objects.append(_custom(policy, upstream, options))
+        found = callers(policy, upstream, options)
+        remarks += _caller_notes(upstream, found)
+        if not found.obstacles:
+            objects.append(
+                _allow(
+                    policy,
+                    dns_name(upstream.name, "callers"),
+                    upstream.namespace,
+                    dict(sorted(upstream.pod_selector.items())),
+                    [_allow_rule(rule.principals, rule.ports) for rule in found.rules],
+                )
+            )
+    return Manifest(
+        "authorization-policies.yaml",
+        (notes.GENERATED, *notes.AUTHORIZATION, *remarks),
+        tuple(objects),
+    )
+
+
+def _caller_notes(upstream: Upstream, found: Callers) -> Iterable[str]:
+    if found.obstacles:
+        yield (
+            f"Upstream {upstream.name} has no ALLOW, since it would deny callers whom "
+            f"the server allows: {'; '.join(found.obstacles)}."
+        )
+        return
+    if not found.rules:
+        yield f"Upstream {upstream.name}: nobody has a grant; its ALLOW lists nobody."
+    yield from found.notes
+
+
+def _custom(policy: AccessPolicy, upstream: Upstream, options: EmitOptions) -> Object:
+    return {
+        "apiVersion": SECURITY,
+        "kind": "AuthorizationPolicy",
+        "metadata": metadata(
+            policy, dns_name(upstream.name, SERVER), upstream.namespace
+        ),
+        "spec": {
+            **_selector(dict(sorted(upstream.pod_selector.items()))),
+            "action": "CUSTOM",
+            "provider": {"name": options.provider},
+            # One empty rule matches every call; no rule would match none.
+            "rules": [{}],
+        },
+    }
+
+
+def _allow(
+    policy: AccessPolicy,
+    name: str,
+    namespace: str,
+    labels: dict[str, str],
+    rules: list[dict[str, Any]],
+) -> Object:
+    return {
+        "apiVersion": SECURITY,
+        "kind": "AuthorizationPolicy",
+        "metadata": metadata(policy, name, namespace),
+        "spec": {
+            **_selector(labels),
+            "action": "ALLOW",
+            # Without any rule it lists nobody, so it denies everybody.
+            **({"rules": rules} if rules else {}),
+        },
+    }
+
+
+def _allow_rule(principals: Iterable[str], ports: Iterable[int]) -> dict[str, Any]:
+    listed = list(principals)
+    assert listed, "a source without principals is anyone"  # noqa: S101
+    return {
+        "from": [{"source": {"principals": listed}}],
+        "to": [{"operation": {"ports": [str(port) for port in ports]}}],
+    }
+
+
+def _selector(labels: dict[str, str]) -> dict[str, Any]:
+    return {"selector": {"matchLabels": labels}} if labels else {}
+
+
+def _envoy_filters(policy: AccessPolicy, options: EmitOptions) -> Manifest:
+    return Manifest(
+        "envoy-filters.yaml",
+        (
+            notes.GENERATED,
+            *(
+                text.format(limit=MAX_BODY_BYTES, stream=STREAM_PATH)
+                for text in notes.ENVOY_FILTERS
+            ),
+        ),
+        tuple(envoy_filter(policy, upstream, options) for upstream in deployed(policy)),
+    )
+
+
+def _mesh_config(policy: AccessPolicy, options: EmitOptions) -> Manifest:
+    aliases = _federated_callers(policy)
+    host = f"{SERVER}.{options.namespace}.svc.{options.cluster_domain}"
+    remarks = [notes.GENERATED, notes.MESH_CONFIG]
+    if aliases:
+        remarks.append(notes.ALIASES)
+    elif policy.federates_with:
+        names = ", ".join(str(item) for item in policy.federates_with)
+        remarks.append(notes.NO_ALIASES.format(names=names))
+    return Manifest(
+        "mesh-config.yaml",
+        tuple(remarks),
+        (
+            {
+                "trustDomain": str(policy.trust_domain),
+                **({"trustDomainAliases": aliases} if aliases else {}),
+                "extensionProviders": [
+                    {
+                        "name": options.provider,
+                        "envoyExtAuthzGrpc": {
+                            "service": f"{options.namespace}/{host}",
+                            "port": options.port,
+                            "timeout": CHECK_TIMEOUT,
+                            "failOpen": False,
+                            "statusOnError": "403",
+                        },
+                    }
+                ],
+            },
+        ),
+        is_applied=False,
+    )
+
+
+def _federated_callers(policy: AccessPolicy) -> list[str]:
+    """Return the foreign trust domains that a granted group has members of."""
+    granted = {name for grant in policy.grants for name in grant.to}
+    return sorted(
+        {
+            pattern.trust_domain.name
+            for name in granted
+            for pattern in policy.groups[name].spiffe
+        }
+        - {policy.trust_domain.name}
+    )

@@ -1,0 +1,117 @@
+"""What stands at the top of emitted files: above all, what a target can't enforce.
+
+Paragraphs for `yaml_text.comment`, which wraps them. ``docs/emit.md`` lists the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GENERATED: Final = """
+Written by authz-server emit. Change the access policy and emit again; a change made
+here is lost.
+"""
+
+SERVER_BEHIND_SIDECAR: Final = (
+    """
+The server listens in plain text on loopback; the pod's Istio sidecar terminates mTLS
+in front of it. The Istio target's objects belong to this file: without its Sidecar
+object nothing reaches the loopback listener, without its AuthorizationPolicy any
+workload of the mesh may ask.
+""",
+    """
+The namespace demands restricted pods, so Istio must set up traffic by its CNI plugin:
+its init container needs capabilities that are refused.
+""",
+)
+
+SERVER_WITH_TLS: Final = """
+Needs a Secret {secret} in {namespace} with tls.crt, tls.key and ca.crt: the server's
+certificate and key, and the CA of the proxies' SVIDs. Only the proxies listed in
+config.yaml may ask.
+"""
+
+NAMESPACES: Final = "These namespaces must exist already: {names}."
+
+PORTS_BEHIND_SIDECAR: Final = """
+Ports are the applications' own: with an Istio sidecar a call keeps them on the wire.
+A pod without its sidecar would answer there in the clear; the Istio target's STRICT
+mode belongs to these rules.
+"""
+
+PORTS_BEHIND_ENVOY: Final = """
+Callers reach Envoy's port {port} alone. The upstream itself must listen on loopback,
+behind that Envoy.
+"""
+
+PACKET_FILTER: Final = (
+    """
+A packet filter knows pods and ports. Action, model, version, dataset and user stay
+with the server, and so does the service account: whoever may label pods in a
+namespace may pass for a workload here, but has no SVID of it.
+""",
+    """
+default-deny covers every pod of its namespace, those the policy doesn't name too. Not
+opened here: scraping of metrics from elsewhere, SPIRE, hosts outside the cluster, pods
+on the host's network (no pod selector matches them), NodeLocal DNS. Apply before the
+workloads start: connections that are already open may survive.
+""",
+)
+
+ISTIO_SERVER: Final = """
+The sidecar of the server's pod terminates mTLS, lets the upstreams' proxies in and
+nobody else, and hands over on loopback, where alone the server listens.
+"""
+
+STRICT: Final = """
+Under PERMISSIVE, Istio's default, plain text would reach the server without a
+principal, and SPIFFE clients outside the mesh would fail. Of two such objects in a
+namespace the older one wins, so this takes the usual name.
+"""
+
+AUTHORIZATION: Final = (
+    """
+CUSTOM sends every call on every port to the server. ALLOW behind it mirrors the policy
+by caller and port; action, model, version, dataset and user stay with the server.
+Istio runs both, and either denies.
+""",
+    """
+ALLOW covers an upstream's every port: metrics scraping from elsewhere needs an ALLOW of
+its own. Service ports must be named grpc-* and http-*; on a port whose protocol Istio
+has to guess, a plain SPIFFE client lands on a chain without these rules. A selector
+that matches no pod protects nothing, and Istio does not say so.
+""",
+)
+
+ENVOY_FILTERS: Final = (
+    """
+Completes the check that istiod generates: the caller's certificate, raw headers, and
+for Triton the body, which is where a gRPC call names its model. A body above {limit}
+bytes is answered with 413 and never checked; a gRPC client sees UNKNOWN. The server
+must accept messages larger than that.
+""",
+    """
+Without body: {stream}, since a check that waits for the stream's end would hang it. The
+server decides it by caller and upstream alone, when it opens: a model named later in
+the stream is not checked. Also HTTP inference, whose model is in the path, so its size
+is not limited here. All other HTTP calls are held back until complete, loading a model
+with files too, and the limit holds for them.
+""",
+)
+
+MESH_CONFIG: Final = """
+Not a Kubernetes object: merge it into the mesh configuration (the istio ConfigMap, or
+meshConfig of the Helm chart). istiod ignores a misspelt field, and turns an unknown
+provider into a denial of everything.
+"""
+
+ALIASES: Final = """
+trustDomainAliases lets callers of federated trust domains through TLS, but widens every
+ALLOW: a principal then matches under each of these trust domains. The server still
+tells them apart.
+"""
+
+NO_ALIASES: Final = """
+No grant reaches a caller of {names}, so no trustDomainAliases: such callers fail at
+TLS.
+"""

@@ -1,0 +1,260 @@
+"""The server's own objects: namespace, account, configuration, pods, Service."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from authz_server.emit import yaml_text
+from authz_server.emit.manifest import (
+    SERVER,
+    SERVER_LABELS,
+    EmitOptions,
+    Mesh,
+    Object,
+    deployed,
+    metadata,
+    workload_principal,
+)
+from authz_server.errors import PolicyError
+from authz_server.identity.spiffe_id import SCHEME
+from authz_server.policy.model import AccessPolicy
+
+CONFIG_DIRECTORY: Final = "/etc/authz-server"
+TLS_DIRECTORY: Final = "/run/authz-server/tls"
+TLS_SECRET: Final = "authz-server-tls"  # noqa: S105 - a Secret's name
+USER_ID: Final = 65532
+
+PORT_NAME: Final = "grpc-authz"
+"""Istio reads the protocol from its prefix; without ``grpc`` every check fails."""
+
+MAX_CONFIG_BYTES: Final = 1_000_000
+"""A ConfigMap holds 1 MiB in all (Kubernetes API), names and configuration included."""
+
+
+def server_objects(policy: AccessPolicy, options: EmitOptions) -> tuple[Object, ...]:
+    """Return what runs the server, in the order in which it must be created.
+
+    Raises:
+        PolicyError: if the policy file is too large for a ConfigMap.
+    """
+    if len(options.policy_text.encode()) > MAX_CONFIG_BYTES:
+        raise PolicyError(
+            "the policy file is too large for a ConfigMap (1 MiB); split it, or mount "
+            "it from a volume instead"
+        )
+    config = config_text(policy, options)
+    return (
+        _namespace(policy, options),
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": metadata(policy, SERVER, options.namespace),
+            "automountServiceAccountToken": False,
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata(policy, SERVER, options.namespace),
+            "data": {"config.yaml": config, "policy.yaml": options.policy_text},
+        },
+        _deployment(policy, options, config),
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata(policy, SERVER, options.namespace, SERVER_LABELS),
+            "spec": {
+                "selector": dict(SERVER_LABELS),
+                "ports": [
+                    {
+                        "name": PORT_NAME,
+                        "protocol": "TCP",
+                        "port": options.port,
+                        "targetPort": options.port,
+                    }
+                ],
+            },
+        },
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": metadata(policy, SERVER, options.namespace),
+            "spec": {
+                "minAvailable": 1,
+                "selector": {"matchLabels": dict(SERVER_LABELS)},
+            },
+        },
+    )
+
+
+def config_text(policy: AccessPolicy, options: EmitOptions) -> str:
+    """Return the server's configuration file.
+
+    Plaintext only on loopback, where the sidecar hands over what it has decrypted.
+    Otherwise mTLS, and only the upstreams' own proxies may ask.
+    """
+    proxies = [SCHEME + name for name in proxy_principals(policy)]
+    listen: dict[str, Any] = {"address": f"tcp://127.0.0.1:{options.port}"}
+    if options.mesh is Mesh.NONE:
+        listen = {
+            "address": f"tcp://0.0.0.0:{options.port}",
+            "tls": {
+                "certificate": f"{TLS_DIRECTORY}/tls.crt",
+                "key": f"{TLS_DIRECTORY}/tls.key",
+                "client_ca": f"{TLS_DIRECTORY}/ca.crt",
+                "proxies": proxies,
+            },
+        }
+    return yaml_text.document(
+        {
+            "listen": listen,
+            "policy": {"file": f"{CONFIG_DIRECTORY}/policy.yaml"},
+            "audit": {"file": "-"},
+        }
+    )
+
+
+def proxy_principals(policy: AccessPolicy) -> list[str]:
+    """Return ``TD/ns/NS/sa/SA`` of every upstream; its proxy has the same account.
+
+    Raises:
+        PolicyError: if an upstream in Kubernetes has no service account, or none is
+            in Kubernetes at all.
+    """
+    principals = {
+        workload_principal(policy, item.namespace, item.service_account)
+        for item in deployed(policy)
+    }
+    if not principals:
+        raise PolicyError(
+            "spec.upstreams: none has a namespace, so nothing runs in Kubernetes; name "
+            "one, or emit for another target"
+        )
+    return sorted(principals)
+
+
+def _namespace(policy: AccessPolicy, options: EmitOptions) -> Object:
+    modes = ("enforce", "audit", "warn")
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": metadata(
+            policy,
+            options.namespace,
+            labels={
+                f"pod-security.kubernetes.io/{mode}": "restricted" for mode in modes
+            },
+        ),
+    }
+
+
+def _deployment(policy: AccessPolicy, options: EmitOptions, config: str) -> Object:
+    # A pod reads its configuration when it starts: new text, new pods.
+    digest = hashlib.sha256(f"{config}\0{options.policy_text}".encode()).hexdigest()
+    inject = {"sidecar.istio.io/inject": "true"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(policy, SERVER, options.namespace, SERVER_LABELS),
+        "spec": {
+            "replicas": options.replicas,
+            "selector": {"matchLabels": dict(SERVER_LABELS)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
+            "template": {
+                "metadata": {
+                    "labels": {
+                        **SERVER_LABELS,
+                        **(inject if options.mesh is Mesh.SIDECAR else {}),
+                    },
+                    "annotations": {"checksum/config": digest},
+                },
+                "spec": _pod(options),
+            },
+        },
+    }
+
+
+def _pod(options: EmitOptions) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "config", "configMap": {"name": SERVER}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
+    ]
+    if options.mesh is Mesh.NONE:
+        volumes.append(
+            {"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}}
+        )
+    return {
+        "serviceAccountName": SERVER,
+        "automountServiceAccountToken": False,
+        # Kubernetes would set AUTHZ_SERVER_PORT and more, after the Service's name:
+        # variables of the prefix that the server reads its settings from.
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        # Two on one box rather than one that waits: an edge cluster may be one box.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": dict(SERVER_LABELS)},
+            }
+        ],
+        "containers": [_container(options)],
+        "volumes": volumes,
+    }
+
+
+def _container(options: EmitOptions) -> dict[str, Any]:
+    config_file = f"{CONFIG_DIRECTORY}/config.yaml"
+    # The kubelet's gRPC probe speaks no mTLS and can't reach a loopback listener.
+    health = ["authz-server", "health", "--config", config_file]
+    mounts: list[dict[str, Any]] = [
+        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own volume
+    ]
+    if options.mesh is Mesh.NONE:
+        mounts.append({"name": "tls", "mountPath": TLS_DIRECTORY, "readOnly": True})
+    return {
+        "name": SERVER,
+        "image": options.image,
+        "command": ["authz-server", "serve", "--config", config_file],
+        "ports": [
+            {"name": PORT_NAME, "containerPort": options.port, "protocol": "TCP"}
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "128Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "startupProbe": {
+            "exec": {"command": health},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+            "failureThreshold": 30,
+        },
+        "readinessProbe": {
+            "exec": {"command": health},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+        },
+        "livenessProbe": {
+            "exec": {"command": health},
+            "periodSeconds": 20,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        "volumeMounts": mounts,
+    }

@@ -1,0 +1,234 @@
+"""Turns an access policy into the data that the Rego library looks things up in.
+
+Every list of the policy that can grow long becomes an object, so that a decision costs
+the same however many subjects, models and grants there are. Pure: no files, no clock;
+equal policies give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from authz_server.identity.spiffe_pattern import ANY_SEGMENT, SpiffePattern
+from authz_server.operations.actions import DATASET_ACTIONS, Action
+from authz_server.policy.model import (
+    AccessPolicy,
+    Group,
+    Permission,
+    Upstream,
+    UpstreamKind,
+)
+from authz_server.policy.roles import ANY_MODEL, SERVER_ACTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROOT: Final = "access"
+"""The key under which the compiled policy is in Rego's `data`."""
+
+_REVISION_CHARS: Final = 16
+
+_Json = dict[str, Any]  # A JSON object; its shape is in docs/policy.md.
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """An access policy as Rego data.
+
+    Attributes:
+        data: the data document, canonical JSON.
+        revision: names everything that a decision depends on beside the request; two
+            policies with equal revisions decide alike.
+    """
+
+    data: bytes
+    revision: str
+
+
+def compile_policy(policy: AccessPolicy, rego_digest: bytes = b"") -> CompiledPolicy:
+    """Return `policy` as indexed data, with the revision of policy and Rego together.
+
+    Args:
+        rego_digest: digest of the Wasm that will evaluate the data; empty while none
+            is meant.
+    """
+    access: _Json = {
+        "policy": {
+            "name": policy.name,
+            "trust_domain": policy.trust_domain.name,
+            "federates_with": sorted(td.name for td in policy.federates_with),
+        },
+        # No lookup needs them. They are here because they tell which upstream and
+        # dataset a request means, so the revision must change with them.
+        "upstreams": {
+            upstream.name: {
+                "kind": upstream.kind.value,
+                "namespace": upstream.namespace,
+                "service_account": upstream.service_account,
+                "hosts": sorted(upstream.hosts),
+                "datasets": dict(upstream.datasets),
+            }
+            for upstream in policy.upstreams.values()
+        },
+        "exact": _exact(policy.groups.values()),
+        "patterns": _patterns(policy.groups.values()),
+        "users": _users(policy.groups.values()),
+        "grants": _grants(policy),
+    }
+    data = json.dumps(
+        {ROOT: access}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+    digest = hashlib.sha256(hashlib.sha256(data).digest() + rego_digest).hexdigest()
+    return CompiledPolicy(data=data, revision=digest[:_REVISION_CHARS])
+
+
+def _exact(groups: Iterable[Group]) -> _Json:
+    """SPIFFE ID -> names of groups."""
+    exact: _Json = {}
+    for group in groups:
+        for pattern in group.spiffe:
+            if pattern.is_exact:
+                _add_group(exact, str(pattern), group.name)
+    return exact
+
+
+def _patterns(groups: Iterable[Group]) -> _Json:
+    """Trust domain -> wildcard patterns by shape.
+
+    The shape of a pattern is its number of segments, whether more may follow, and
+    which positions are literal. All patterns of one shape are one lookup, whose key
+    is the caller's segments at the literal positions. A `/` cannot occur in a segment,
+    so joined by it different segments give different keys.
+    """
+    shapes: dict[tuple[str, bool, int, tuple[int, ...]], _Json] = {}
+    for group in groups:
+        for pattern in group.spiffe:
+            if not pattern.is_exact:
+                literals = _literal_positions(pattern)
+                shape = shapes.setdefault(
+                    (
+                        pattern.trust_domain.name,
+                        pattern.has_rest,
+                        len(pattern.segments),
+                        literals,
+                    ),
+                    {},
+                )
+                key = "/".join(pattern.segments[position] for position in literals)
+                _add_group(shape, key, group.name)
+    patterns: _Json = {}
+    for (trust_domain, has_rest, count, literals), by_key in sorted(
+        shapes.items(), key=lambda item: item[0]
+    ):
+        domain = patterns.setdefault(trust_domain, {"fixed": [], "rest": []})
+        entry: _Json = {"literals": list(literals), "groups": by_key}
+        if has_rest:
+            domain["rest"].append({**entry, "segments": count})
+            continue
+        fixed = domain["fixed"]
+        fixed.extend([] for _ in range(count + 1 - len(fixed)))
+        fixed[count].append(entry)
+    return patterns
+
+
+def _literal_positions(pattern: SpiffePattern) -> tuple[int, ...]:
+    return tuple(
+        position
+        for position, segment in enumerate(pattern.segments)
+        if segment != ANY_SEGMENT
+    )
+
+
+def _users(groups: Iterable[Group]) -> _Json:
+    """Issuer -> claim -> value -> names of groups."""
+    users: _Json = {}
+    for group in groups:
+        for user in group.users:
+            claims = users.setdefault(user.issuer, {})
+            _add_group(claims.setdefault(user.claim, {}), user.value, group.name)
+    return users
+
+
+def _add_group(index: _Json, key: str, group: str) -> None:
+    names = index.setdefault(key, [])
+    if group not in names:
+        names.append(group)
+        names.sort()
+
+
+def _grants(policy: AccessPolicy) -> _Json:
+    """Group -> upstream -> action -> what is permitted, each leaf a role's name."""
+    grants: _Json = {}
+    for grant in policy.grants:
+        for permission in policy.roles[grant.role].permissions:
+            for group in grant.to:
+                for on in grant.on:
+                    _add_permission(
+                        grants.setdefault(group, {}).setdefault(on, {}),
+                        permission,
+                        grant.role,
+                        policy.upstreams[on],
+                    )
+    for by_upstream in grants.values():
+        for by_action in by_upstream.values():
+            for permitted in by_action.values():
+                if "prefix" in permitted:
+                    permitted["prefix_lengths"] = sorted(
+                        {len(prefix) for prefix in permitted["prefix"]}
+                    )
+    return grants
+
+
+def _add_permission(
+    by_action: _Json, permission: Permission, role: str, upstream: Upstream
+) -> None:
+    for action in permission.actions:
+        is_dataset_action = action in DATASET_ACTIONS
+        if is_dataset_action is not (upstream.kind is UpstreamKind.DATASET):
+            continue
+        permitted: _Json = {}
+        if is_dataset_action:
+            _add_datasets(permitted, permission, role, upstream)
+        else:
+            _add_models(permitted, permission, role, action)
+        if permitted:
+            _merge(by_action.setdefault(action.value, {}), permitted)
+
+
+def _add_datasets(
+    permitted: _Json, permission: Permission, role: str, upstream: Upstream
+) -> None:
+    datasets = {name: role for name in permission.datasets if name in upstream.datasets}
+    if datasets:
+        permitted["datasets"] = datasets
+
+
+def _add_models(
+    permitted: _Json, permission: Permission, role: str, action: Action
+) -> None:
+    if action in SERVER_ACTIONS:
+        permitted["server"] = role
+    versions: _Json = (
+        {"only": dict.fromkeys(permission.versions, role)}
+        if permission.versions
+        else {"any": role}
+    )
+    for model in permission.models:
+        if model == ANY_MODEL:
+            permitted["all"] = versions
+        elif model.endswith("*"):
+            permitted.setdefault("prefix", {})[model.removesuffix("*")] = versions
+        else:
+            permitted.setdefault("exact", {})[model] = versions
+
+
+def _merge(into: _Json, other: _Json) -> None:
+    """Unite two trees; where both have a leaf, the role that sorts first stays."""
+    for key, value in other.items():
+        if isinstance(value, dict):
+            _merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = min(into.get(key, value), value)

@@ -1,0 +1,223 @@
+"""Reads the access policy from YAML, strictly, and reports every problem at once.
+
+What comes out is whole: each name refers to something, each pattern can match, each
+grant gives something. The module knows what a policy may say, not what anyone may do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from authz_server.errors import SpiffeIdError
+from authz_server.identity.spiffe_id import TrustDomain
+from authz_server.operations.actions import DATASET_ACTIONS
+from authz_server.policy.model import AccessPolicy, Grant, Role, Upstream, UpstreamKind
+from authz_server.policy.nodes import (
+    Map,
+    Node,
+    PolicyDocumentError,
+    Problem,
+    Problems,
+    Scalar,
+    compose,
+    suggest,
+)
+from authz_server.policy.roles import RoleReader
+from authz_server.policy.sections import SectionReader, read_name, read_named
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["PolicyDocumentError", "Problem", "load_policy", "parse_policy"]
+
+API_VERSION: Final = "authz.edge/v1"
+KIND: Final = "AccessPolicy"
+
+
+def load_policy(path: Path) -> AccessPolicy:
+    """Return the access policy in the file at `path`.
+
+    Raises:
+        PolicyDocumentError: if the file cannot be read, or holds anything but a valid
+            access policy.
+    """
+    source = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        problem = Problem(
+            source, 1, 1, f"cannot read: {error.strerror}", "check path and permissions"
+        )
+        raise PolicyDocumentError([problem]) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        problem = Problem(source, line, column, "not UTF-8", "save the file as UTF-8")
+        raise PolicyDocumentError([problem]) from error
+    return parse_policy(text, source)
+
+
+def parse_policy(text: str, source: str) -> AccessPolicy:
+    """Return the access policy that `text` spells; `source` names it in problems.
+
+    Raises:
+        PolicyDocumentError: if `text` is anything but a valid access policy.
+    """
+    problems = Problems(source)
+    root = compose(text, problems)
+    policy = None if root is None else _read_policy(problems, root)
+    if policy is None or problems.found:
+        raise PolicyDocumentError(problems.found)
+    return policy
+
+
+def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
+    """Return the policy; None, with a problem noted, where it has no basis to stand on.
+
+    Raises nothing: what is wrong is in `problems`.
+    """
+    top = problems.fields(
+        root, "the policy", ("apiVersion", "kind", "metadata", "spec"), ()
+    )
+    _constant(problems, top.get("apiVersion"), "apiVersion", API_VERSION)
+    _constant(problems, top.get("kind"), "kind", KIND)
+    name = ""
+    if "metadata" in top:
+        metadata = problems.fields(top["metadata"], "metadata", ("name",), ())
+        scalar = problems.string(metadata.get("name"), "metadata.name")
+        name = read_name(problems, scalar, "metadata.name")
+    if "spec" not in top:
+        return None
+    spec = problems.fields(
+        top["spec"],
+        "spec",
+        ("trustDomain", "upstreams", "groups", "roles", "grants"),
+        ("federatesWith",),
+    )
+    trust_domain = _trust_domain(
+        problems, problems.string(spec.get("trustDomain"), "trustDomain")
+    )
+    federates_with = _federates_with(problems, spec.get("federatesWith"), trust_domain)
+    known = () if trust_domain is None else (trust_domain, *federates_with)
+    reader = SectionReader(problems, trust_domain, known)
+    upstreams = read_named(
+        problems, spec.get("upstreams"), "upstreams", reader.upstream
+    )
+    if isinstance(spec.get("upstreams"), Map) and not upstreams:
+        problems.add(spec["upstreams"], "upstreams are empty", "name at least one")
+    datasets = {name for upstream in upstreams.values() for name in upstream.datasets}
+    groups = read_named(problems, spec.get("groups"), "groups", reader.group)
+    role_reader = RoleReader(problems, datasets)
+    roles = read_named(problems, spec.get("roles"), "roles", role_reader.role)
+    names: dict[str, Mapping[str, object]] = {
+        "group": groups,
+        "role": roles,
+        "upstream": upstreams,
+    }
+    grants = _grants(problems, spec.get("grants"), names)
+    if not problems.found:
+        _check_grants(problems, spec["grants"], grants, roles, upstreams)
+    if trust_domain is None:
+        return None
+    return AccessPolicy(
+        name=name,
+        trust_domain=trust_domain,
+        federates_with=federates_with,
+        upstreams=upstreams,
+        groups=groups,
+        roles=roles,
+        grants=grants,
+    )
+
+
+def _constant(problems: Problems, node: Node | None, what: str, expected: str) -> None:
+    scalar = problems.string(node, what)
+    if scalar is not None and scalar.text != expected:
+        problems.add(scalar, f"{what} is {scalar.text!r}", f"write {expected}")
+
+
+def _trust_domain(problems: Problems, scalar: Scalar | None) -> TrustDomain | None:
+    if scalar is None:
+        return None
+    try:
+        return TrustDomain(scalar.text)
+    except SpiffeIdError as error:
+        problems.add(scalar, str(error), "write e.g. factory.example")
+        return None
+
+
+def _federates_with(
+    problems: Problems, node: Node | None, own: TrustDomain | None
+) -> tuple[TrustDomain, ...]:
+    federated = []
+    for scalar in problems.strings(node, "federatesWith"):
+        trust_domain = _trust_domain(problems, scalar)
+        if trust_domain is None:
+            continue
+        if trust_domain == own:
+            problems.add(scalar, "this is the trustDomain itself", "take it out")
+        federated.append(trust_domain)
+    return tuple(federated)
+
+
+def _grants(
+    problems: Problems, node: Node | None, names: Mapping[str, Mapping[str, object]]
+) -> tuple[Grant, ...]:
+    if node is None:
+        return ()
+    # `grants: []` says something: nobody may do anything.
+    items = problems.sequence(node, "grants")
+    grants = []
+    for item in items:
+        fields = problems.fields(item, "a grant", ("role", "to", "on"), ())
+        role = problems.string(fields.get("role"), "role of a grant")
+        to = problems.strings(fields.get("to"), "'to' of a grant", "name a group")
+        on = problems.strings(fields.get("on"), "'on' of a grant", "name an upstream")
+        roles = [] if role is None else [role]
+        for section, scalars in (("role", roles), ("group", to), ("upstream", on)):
+            for scalar in scalars:
+                if scalar.text not in names[section]:
+                    problems.add(
+                        scalar,
+                        f"{section} {scalar.text!r} is not defined",
+                        suggest(scalar.text, names[section]),
+                    )
+        grants.append(
+            Grant(
+                role="" if role is None else role.text,
+                to=tuple(scalar.text for scalar in to),
+                on=tuple(scalar.text for scalar in on),
+            )
+        )
+    return tuple(grants)
+
+
+def _check_grants(
+    problems: Problems,
+    node: Node,
+    grants: tuple[Grant, ...],
+    roles: Mapping[str, Role],
+    upstreams: Mapping[str, Upstream],
+) -> None:
+    """Note each grant of a role on an upstream where the role can give nothing."""
+    for item, grant in zip(problems.sequence(node, "grants"), grants, strict=True):
+        for name in grant.on:
+            if not _gives_something(roles[grant.role], upstreams[name]):
+                problems.add(
+                    item,
+                    f"role {grant.role!r} gives nothing on upstream {name!r}",
+                    f"take {name} out of 'on', or change the role",
+                )
+
+
+def _gives_something(role: Role, upstream: Upstream) -> bool:
+    if upstream.kind is UpstreamKind.DATASET:
+        return any(
+            not upstream.datasets.keys().isdisjoint(permission.datasets)
+            for permission in role.permissions
+        )
+    return any(
+        not DATASET_ACTIONS.issuperset(permission.actions)
+        for permission in role.permissions
+    )

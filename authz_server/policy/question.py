@@ -1,0 +1,59 @@
+"""The input document of a policy: everything it may ask about, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+from authz_server.errors import Reason, RequestError
+from authz_server.facts import Facts
+from authz_server.identity.identify import Identity
+from authz_server.operations.operation import Operation
+from authz_server.operations.upstreams import normalize_host
+
+
+def build_question(identity: Identity, operation: Operation, facts: Facts) -> bytes:
+    """Return the policy's input as JSON in ASCII.
+
+    Raises:
+        RequestError: if a header that the policy reads came twice, or is not UTF-8.
+    """
+    spiffe_id, call = identity.spiffe_id, operation.call
+    path, _, _ = facts.path.partition(b"?")
+    return json.dumps(
+        {
+            "principal": {
+                "id": str(spiffe_id),
+                "trust_domain": spiffe_id.trust_domain.name,
+                "path": spiffe_id.path,
+            },
+            "user": None,
+            "operation": {
+                "action": call.action,
+                "scope": call.scope,
+                "model": call.model,
+                "version": call.version,
+                "upstream": operation.upstream,
+                "dataset": operation.dataset,
+            },
+            "http": {
+                "method": facts.method.decode("ascii"),
+                "path": path.decode("ascii"),
+                "host": normalize_host(facts.host),
+                "headers": {
+                    name: _only(name, values) for name, values in facts.headers
+                },
+            },
+        },
+        separators=(",", ":"),
+    ).encode("ascii")
+
+
+def _only(name: str, values: tuple[bytes, ...]) -> str:
+    if len(values) != 1:
+        raise RequestError(
+            f"header {name} came {len(values)} times", Reason.HEADER_DUPLICATE
+        )
+    try:
+        return values[0].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"header {name} is not UTF-8") from error

@@ -1,0 +1,120 @@
+# METADATA
+# title: Access policy library
+# description: |
+#   Answers from the access policy: which groups the caller is in, and which of the
+#   policy's roles give it an operation. A policy of your own imports it with
+#   `import data.authz.access`.
+#
+#   It reads `data.access`, the index that authz-server compiles from the policy file.
+#   Every answer is a lookup: none walks the subjects, models or grants. What stays to
+#   be walked is short and does not grow with the plant: the caller's own groups, the
+#   distinct shapes of wildcard patterns of its trust domain, and the distinct lengths
+#   of model prefixes.
+package authz.access
+
+# METADATA
+# title: The decision of the access policy alone
+# description: |
+#   Deny, unless some role of the caller's groups gives the operation. Where several
+#   do, the role reported is the first by name, so that equal requests get equal
+#   answers.
+default decision := {"allow": false, "reason": "not_granted", "role": ""}
+
+decision := {"allow": true, "reason": "granted", "role": min(roles)} if {
+	count(roles) > 0
+} else := {"allow": false, "reason": "principal_unknown", "role": ""} if {
+	count(groups) == 0
+}
+
+# METADATA
+# title: Names of all groups that the caller is in, as a workload or as a user
+groups contains group if some group in principal_groups
+
+groups contains group if some group in user_groups
+
+# METADATA
+# title: Groups of the calling workload, by its SPIFFE ID
+principal_groups contains group if {
+	some group in data.access.exact[input.principal.id]
+}
+
+principal_groups contains group if {
+	shapes := data.access.patterns[input.principal.trust_domain].fixed
+	some shape in shapes[count(input.principal.path)]
+	some group in shape.groups[_literals(shape)]
+}
+
+# `/**` stands for one or more further segments, hence `>`.
+principal_groups contains group if {
+	some shape in data.access.patterns[input.principal.trust_domain].rest
+	count(input.principal.path) > shape.segments
+	some group in shape.groups[_literals(shape)]
+}
+
+# METADATA
+# title: Groups of the user on whose behalf the workload calls, by its token's claims
+# description: |
+#   A claim may be one string or a list. A user counts only behind a verified workload.
+user_groups contains group if {
+	input.principal.id != ""
+	some claim, groups_by_value in data.access.users[input.user.issuer]
+	some value in _values(input.user.claims[claim])
+	some group in groups_by_value[value]
+}
+
+# METADATA
+# title: Names of the roles that give the caller this request's operation
+roles := roles_for(input.operation)
+
+# METADATA
+# title: Names of the roles that would give the caller `operation`
+# description: |
+#   `operation` has the form of `input.operation`, so that a policy can also ask about
+#   an operation other than the one at hand.
+roles_for(operation) := {role |
+	some group in groups
+	some role in _matching(data.access.grants[group][operation.upstream][operation.action], operation)
+}
+
+# Server-wide health and metadata name no model: any permission of that action will do.
+_matching(permissions, operation) := {permissions.server} if operation.scope == "server"
+
+# What touches or discloses every model takes a permission on all of them, in every
+# version.
+_matching(permissions, operation) := {permissions.all.any} if operation.scope == "every-model"
+
+_matching(permissions, operation) := {permissions.datasets[operation.dataset]} if operation.scope == "dataset"
+
+_matching(permissions, operation) := matching if {
+	operation.scope == "model"
+	operation.model != ""
+	matching := {role |
+		some versions in _versions(permissions, operation.model)
+		some role in _version_roles(versions, operation.version)
+	}
+}
+
+_versions(permissions, model) := array.concat(
+	array.concat(
+		[versions | versions := permissions.all],
+		[versions | versions := permissions.exact[model]],
+	),
+	[versions |
+		some length in permissions.prefix_lengths
+		count(model) >= length
+		versions := permissions.prefix[substring(model, 0, length)]
+	],
+)
+
+# An empty version is the latest, which can be any. `versions.only` has no empty key, so
+# a permission limited to versions does not cover it.
+_version_roles(versions, version) := {role | role := versions.any} | {role | role := versions.only[version]}
+
+_literals(shape) := concat("/", [segment |
+	some position in shape.literals
+	segment := input.principal.path[position]
+])
+
+_values(claim) := [claim] if is_string(claim)
+
+_values(claim) := claim if is_array(claim)

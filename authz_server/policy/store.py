@@ -1,0 +1,218 @@
+"""Holds the policy in force, and replaces it when its file changes.
+
+A new policy comes into force whole or not at all: it is read, checked, loaded and
+tried before it replaces the old one. When that fails the old one stays, and `error`
+says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from authz_server.errors import PolicyError
+from authz_server.policy.building import shipped_wasm
+from authz_server.policy.compiler import compile_policy
+from authz_server.policy.document import load_policy
+from authz_server.policy.engine import Engine
+from authz_server.policy.upstream_index import index_upstreams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from authz_server.operations.upstreams import UpstreamIndex
+    from authz_server.policy.model import AccessPolicy
+
+_log: Final = logging.getLogger("authz_server.policy")
+
+_GRACE_S: Final = 1.0
+
+_Fingerprint = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A policy in force.
+
+    Attributes:
+        upstreams: how requests name the policy's upstreams.
+        revision: changes whenever any decision could.
+    """
+
+    policy: AccessPolicy
+    upstreams: UpstreamIndex
+    engine: Engine
+    revision: str
+
+
+class PolicyStore:
+    """The policy in force, read from a file.
+
+    Nothing is loaded until `reload` is called for the first time.
+
+    Args:
+        policy_file: the access policy.
+        wasm: the Rego that evaluates it; None for the shipped one.
+        timeout_s: of one evaluation.
+        instances: evaluations that can run at the same time.
+        on_change: called after each replacement, in the thread that reloaded; must not
+            raise. What was decided by the old policy and not used up by then must be
+            dropped there. Whoever keeps decisions has to note the revision *before*
+            asking and compare it when storing: an evaluation may straddle the change.
+    """
+
+    def __init__(
+        self,
+        policy_file: Path,
+        wasm: bytes | None = None,
+        *,
+        timeout_s: float,
+        instances: int,
+        on_change: Callable[[LoadedPolicy], None] | None = None,
+    ) -> None:
+        self._file = policy_file
+        self._wasm = shipped_wasm() if wasm is None else wasm
+        self._rego_digest = hashlib.sha256(self._wasm).digest()
+        self._timeout_s = timeout_s
+        self._instances = instances
+        self._on_change = on_change
+        self._reloading = threading.Lock()
+        self._current: LoadedPolicy | None = None
+        self._error: str | None = None
+        self._seen: _Fingerprint | None = None
+        self._retired: dict[Engine, threading.Timer] = {}
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def current(self) -> LoadedPolicy | None:
+        """The policy in force; None before the first one was loaded.
+
+        Take it once a request, and use its engine without delay.
+        """
+        return self._current
+
+    @property
+    def error(self) -> str | None:
+        """Why the last load failed; None if it did not."""
+        return self._error
+
+    def reload(self) -> bool:
+        """Read the file again; return whether what it says is now in force."""
+        with self._reloading:
+            return self._reload()
+
+    def start_watching(self, interval_s: float) -> None:
+        """Reload from now on whenever the file has changed, looking every interval."""
+        if self._watcher is not None:
+            return
+        self._stopping.clear()
+        self._watcher = threading.Thread(
+            target=self._watch, args=(interval_s,), name="policy-watch", daemon=True
+        )
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """End the watching and free what replaced policies held; the current stays."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+        with self._reloading:
+            for engine, timer in list(self._retired.items()):
+                timer.cancel()
+                engine.close()
+            self._retired.clear()
+
+    def close(self) -> None:
+        """Stop, and free the current policy too: every later decision is an error."""
+        self.stop()
+        with self._reloading:
+            if self._current is not None:
+                self._current.engine.close()
+
+    def _reload(self) -> bool:
+        # Before reading: a change while it is read is then seen as one more change.
+        self._seen = _fingerprint(self._file)
+        try:
+            policy = load_policy(self._file)
+            compiled = compile_policy(policy, self._rego_digest)
+            old = self._current
+            if (
+                old is not None
+                and old.policy == policy
+                and old.revision == compiled.revision
+            ):
+                self._error = None
+                return True
+            engine = Engine(
+                self._wasm,
+                compiled.data,
+                timeout_s=self._timeout_s,
+                instances=self._instances,
+            )
+        except PolicyError as error:
+            self._error = str(error)
+            _log.error(
+                "policy %s was not loaded, %s:\n%s",
+                self._file,
+                "the old one stays" if self._current else "all requests are denied",
+                error,
+            )
+            return False
+        loaded = LoadedPolicy(
+            policy=policy,
+            upstreams=index_upstreams(policy),
+            engine=engine,
+            revision=compiled.revision,
+        )
+        # First in force, then told: told first, a request could still ask the old
+        # policy and keep its answer past the drop of old answers.
+        self._current = loaded
+        self._error = None
+        _log.info("policy %r revision %s is in force", policy.name, loaded.revision)
+        if self._on_change is not None:
+            self._on_change(loaded)
+        if old is not None:
+            self._retire(old.engine)
+        return True
+
+    def _retire(self, engine: Engine) -> None:
+        """Close `engine` once nobody can be about to use it.
+
+        Closing waits for no one and spares evaluations that run. A thread that took
+        `current` but has not begun yet would get an error, hence the grace.
+        """
+        timer = threading.Timer(_GRACE_S + 2 * self._timeout_s, self._free, [engine])
+        timer.daemon = True
+        self._retired[engine] = timer
+        timer.start()
+
+    def _free(self, engine: Engine) -> None:
+        engine.close()
+        with self._reloading:
+            self._retired.pop(engine, None)
+
+    def _watch(self, interval_s: float) -> None:
+        while not self._stopping.wait(interval_s):
+            with self._reloading:
+                if _fingerprint(self._file) != self._seen:
+                    self._reload()
+
+
+def _fingerprint(path: Path) -> _Fingerprint | None:
+    """Return what changes when the file does; None while it cannot be read.
+
+    Kubernetes replaces a mounted ConfigMap by turning a symbolic link to a new folder,
+    so what counts is the file behind all links.
+    """
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
+        resolved = path.resolve(strict=True)
+        status = resolved.stat()
+        return (str(resolved), status.st_ino, status.st_size, status.st_mtime_ns)
+    return None

@@ -1,0 +1,253 @@
+"""What the patches make of istiod's filter and route, as the real Envoy reads them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authz_server.emit.envoy_filters import (
+    HTTP_INFERENCE_PATH,
+    check_config,
+    envoy_filter,
+)
+from authz_server.emit.istio import emit_istio
+from authz_server.emit.manifest import EmitOptions
+from authz_server.policy.model import AccessPolicy
+
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+TYPES = "type.googleapis.com/envoy.extensions.filters."
+
+
+def patches(
+    policy: AccessPolicy, options: EmitOptions, upstream: str = "triton"
+) -> list[dict[str, Any]]:
+    made = envoy_filter(policy, policy.upstreams[upstream], options)
+    found: list[dict[str, Any]] = copy.deepcopy(made["spec"]["configPatches"])
+    return found
+
+
+def bootstrap(policy: AccessPolicy, options: EmitOptions) -> dict[str, Any]:
+    """An inbound chain as istiod writes it, with the patches applied."""
+    merge, *inserts = [item["patch"]["value"] for item in patches(policy, options)]
+    generated = {
+        "@type": TYPES + "http.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}, "timeout": "0.5s"},
+        "status_on_error": {"code": "Forbidden"},
+    }
+    clusters = {insert["route"]["cluster"] for insert in inserts} | {"authz"}
+    catch_all = {
+        "name": "default",
+        "match": {"prefix": "/"},
+        "route": {"cluster": "inbound|8001||", "timeout": "0s"},
+    }
+    manager = {
+        "@type": TYPES + "network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "inbound",
+        "http_filters": [
+            {"name": EXT_AUTHZ, "typed_config": generated | merge["typed_config"]},
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": TYPES + "http.router.v3.Router"},
+            },
+        ],
+        "route_config": {
+            "name": "inbound|8001||",
+            "virtual_hosts": [
+                {
+                    "name": "inbound|http|8001",
+                    "domains": ["*"],
+                    "routes": [*inserts, catch_all],
+                }
+            ],
+        },
+    }
+    return {
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "inbound",
+                    "address": {
+                        "socket_address": {"address": "127.0.0.1", "port_value": 0}
+                    },
+                    "filter_chains": [
+                        {
+                            "filters": [
+                                {
+                                    "name": "hcm",
+                                    "typed_config": manager,
+                                }
+                            ]
+                        }
+                    ],
+                }
+            ],
+            "clusters": [
+                {"name": name, "type": "STATIC", "connect_timeout": "1s"}
+                for name in sorted(clusters)
+            ],
+        }
+    }
+
+
+def validate(
+    config: dict[str, Any], directory: Path
+) -> subprocess.CompletedProcess[str]:
+    envoy = pytest.importorskip("envoy")
+    binary = Path(next(iter(envoy.__path__))) / "_bin" / "envoy"
+    path = directory / "bootstrap.json"
+    path.write_text(json.dumps(config))
+    return subprocess.run(
+        [str(binary), "--mode", "validate", "-c", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.envoy
+def test_envoy_accepts_the_patched_chain(
+    policy: AccessPolicy, mesh: EmitOptions, tmp_path: Path
+) -> None:
+    result = validate(bootstrap(policy, mesh), tmp_path)
+
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("part", ["filter", "route"])
+def test_envoy_would_refuse_a_misspelt_field_in_a_patch(
+    policy: AccessPolicy, mesh: EmitOptions, tmp_path: Path, part: str
+) -> None:
+    config = bootstrap(policy, mesh)
+    [listener] = config["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    if part == "filter":
+        target = manager["http_filters"][0]["typed_config"]
+    else:
+        [host] = manager["route_config"]["virtual_hosts"]
+        target = host["routes"][0]["typed_per_filter_config"][EXT_AUTHZ]
+    target["include_peer_certificat"] = True
+
+    result = validate(config, tmp_path)
+
+    assert result.returncode != 0
+    assert "include_peer_certificat" in result.stderr
+
+
+def test_triton_is_asked_with_certificate_raw_headers_and_the_whole_body(
+    policy: AccessPolicy,
+) -> None:
+    assert check_config(policy.upstreams["triton"]) == {
+        "@type": TYPES + "http.ext_authz.v3.ExtAuthz",
+        "include_peer_certificate": True,
+        "encode_raw_headers": True,
+        "validate_mutations": True,
+        "with_request_body": {
+            "max_request_bytes": 4194304,
+            "allow_partial_message": False,
+            "pack_as_bytes": True,
+        },
+    }
+
+
+def test_a_dataset_is_asked_without_body(
+    policy: AccessPolicy, mesh: EmitOptions
+) -> None:
+    [merge] = patches(policy, mesh, "images")
+
+    assert merge["applyTo"] == "HTTP_FILTER"
+    assert "with_request_body" not in merge["patch"]["value"]["typed_config"]
+
+
+def test_patches_touch_inbound_traffic_only(
+    policy: AccessPolicy, mesh: EmitOptions
+) -> None:
+    contexts = {item["match"]["context"] for item in patches(policy, mesh)}
+
+    assert contexts == {"SIDECAR_INBOUND"}
+
+
+def test_a_stream_is_asked_about_before_its_end(
+    policy: AccessPolicy, mesh: EmitOptions
+) -> None:
+    _, stream, _ = patches(policy, mesh)
+
+    assert stream["applyTo"] == "HTTP_ROUTE"
+    assert stream["patch"]["operation"] == "INSERT_FIRST"
+    route = stream["patch"]["value"]
+    assert route["match"] == {
+        "path": "/inference.GRPCInferenceService/ModelStreamInfer"
+    }
+    assert route["typed_per_filter_config"][EXT_AUTHZ]["check_settings"] == {
+        "disable_request_body_buffering": True
+    }
+
+
+def test_an_inserted_route_leads_where_the_ports_own_route_leads(
+    policy: AccessPolicy, mesh: EmitOptions
+) -> None:
+    _, *inserted = patches(policy, mesh)
+
+    found = [
+        (
+            item["match"]["routeConfiguration"]["name"],
+            item["patch"]["value"]["route"]["cluster"],
+        )
+        for item in inserted
+    ]
+    assert found == [("inbound|8001||",) * 2, ("inbound|8000||",) * 2]
+
+
+def test_no_inserted_route_switches_the_check_off(
+    policy: AccessPolicy, mesh: EmitOptions
+) -> None:
+    _, *inserted = patches(policy, mesh)
+
+    for item in inserted:
+        [override] = item["patch"]["value"]["typed_per_filter_config"].values()
+        assert override.keys() == {"@type", "check_settings"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/m/infer",
+        "/v2/models/m/versions/1/infer",
+        "/v2/models/m/generate",
+        "/v2/models/m/generate_stream",
+    ],
+)
+def test_http_inference_is_not_held_back_for_its_body(path: str) -> None:
+    assert re.fullmatch(HTTP_INFERENCE_PATH, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/repository/models/m/load",
+        "/v2/models/m/config",
+        "/v2/models/m/trace/setting",
+        "/v2/models/a/b/infer",
+        "/v2/repository/models/infer",
+    ],
+)
+def test_other_http_calls_are_checked_with_their_body(path: str) -> None:
+    assert not re.fullmatch(HTTP_INFERENCE_PATH, path)
+
+
+def test_the_comment_says_what_the_limit_means(
+    policy: AccessPolicy, mesh: EmitOptions
+) -> None:
+    [manifest] = [
+        item for item in emit_istio(policy, mesh) if item.name == "envoy-filters.yaml"
+    ]
+
+    assert "413" in manifest.text.partition("apiVersion")[0]
