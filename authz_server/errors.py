@@ -60,7 +60,6 @@ class Reason(enum.StrEnum):
     # The server's own state.
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
-    SHUTTING_DOWN = "shutting_down"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     """The decision could not be recorded, so it is not given."""
     INTERNAL_ERROR = "internal_error"

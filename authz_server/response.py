@@ -50,7 +50,6 @@ _ABOUT_US: Final = frozenset(
         Reason.POLICY_UNAVAILABLE,
         Reason.DEADLINE_EXCEEDED,
         Reason.OVERLOADED,
-        Reason.SHUTTING_DOWN,
         Reason.AUDIT_UNAVAILABLE,
         Reason.INTERNAL_ERROR,
     }

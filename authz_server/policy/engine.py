@@ -275,12 +275,12 @@ def _invalid(why: str) -> PolicyError:
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, wasmtime.Trap):
-            return cause.trap_code is wasmtime.TrapCode.INTERRUPT
-        cause = cause.__cause__
-    return False
+    # One step and no walk: after an abort the chain of causes is a ring.
+    return any(
+        isinstance(link, wasmtime.Trap)
+        and link.trap_code is wasmtime.TrapCode.INTERRUPT
+        for link in (error, error.__cause__)
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,191 @@
+"""``authz-server policy``: check policy files, build and test Rego."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from authz_server.errors import SetupError
+
+if TYPE_CHECKING:
+    import argparse
+
+_FULL_COVERAGE = 100.0
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add the command to `subparsers`."""
+    parser = subparsers.add_parser(
+        "policy",
+        help="check an access policy, build and test Rego",
+        description="Works on access policies and on the Rego that evaluates them.",
+    )
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    check = commands.add_parser(
+        "check",
+        help="say whether access policies are valid, and every problem if not",
+        description="Reads access policies as the server would. Ends with 1 if any is "
+        "invalid.",
+    )
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    check.add_argument("--output", choices=("table", "json"), default="table")
+    check.set_defaults(run=run, task=_check)
+
+    build = commands.add_parser(
+        "build",
+        help="build Rego into a bundle that the server loads",
+        description="Builds the shipped Rego, or your own together with the library "
+        "(import data.authz.access). Needs the pinned OPA.",
+    )
+    build.add_argument(
+        "--policy-dir",
+        type=Path,
+        metavar="DIR",
+        help="your own Rego, instead of the shipped policy",
+    )
+    build.add_argument(
+        "--entrypoint",
+        metavar="PATH",
+        help="the rule to ask, default authz/decision",
+    )
+    build.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
+    build.set_defaults(run=run, task=_build)
+
+    test = commands.add_parser(
+        "test",
+        help="run Rego tests",
+        description="Runs the tests of the shipped Rego, or of your folders together "
+        "with the library. Needs the pinned OPA.",
+    )
+    test.add_argument("dirs", nargs="*", type=Path, metavar="DIR")
+    test.add_argument(
+        "--threshold",
+        type=_percentage,
+        metavar="PERCENT",
+        help="lines that the tests must reach, default 100 for the shipped Rego and "
+        "none for your own",
+    )
+    test.set_defaults(run=run, task=_test)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action and return the exit code."""
+    return int(args.task(args))
+
+
+def _percentage(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= _FULL_COVERAGE:
+        raise ValueError(text)
+    return value
+
+
+def _check(args: argparse.Namespace) -> int:
+    reports = [_report(path) for path in args.files]
+    if args.output == "json":
+        print(json.dumps(reports, indent=2))
+    else:
+        for report in reports:
+            _print_report(report)
+    return 0 if all(report["valid"] for report in reports) else 1
+
+
+def _report(path: Path) -> dict[str, Any]:
+    import hashlib
+
+    from authz_server.policy.building import shipped_wasm
+    from authz_server.policy.compiler import compile_policy
+    from authz_server.policy.document import PolicyDocumentError, load_policy
+
+    try:
+        policy = load_policy(path)
+    except PolicyDocumentError as error:
+        problems = [
+            {
+                "line": problem.line,
+                "column": problem.column,
+                "message": problem.message,
+                "mend": problem.mend,
+                "text": str(problem),
+            }
+            for problem in error.problems
+        ]
+        return {"file": str(path), "valid": False, "problems": problems}
+    digest = hashlib.sha256(shipped_wasm()).digest()
+    return {
+        "file": str(path),
+        "valid": True,
+        "problems": [],
+        "name": policy.name,
+        "revision": compile_policy(policy, digest).revision,
+        "upstreams": len(policy.upstreams),
+        "groups": len(policy.groups),
+        "roles": len(policy.roles),
+        "grants": len(policy.grants),
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    if not report["valid"]:
+        for problem in report["problems"]:
+            print(problem["text"])
+        return
+    counts = ", ".join(
+        f"{report[key]} {key}" for key in ("upstreams", "groups", "roles", "grants")
+    )
+    print(
+        f"{report['file']}: valid: policy {report['name']} "
+        f"revision {report['revision']}, {counts}"
+    )
+
+
+def _build(args: argparse.Namespace) -> int:
+    from authz_server.policy.building import (
+        ENTRYPOINT,
+        LIBRARY,
+        SHIPPED_POLICY,
+        build_bundle,
+        find_opa,
+        read_wasm,
+        replace_file,
+    )
+    from authz_server.policy.engine import Engine
+
+    out: Path = args.out
+    if not out.parent.is_dir():
+        raise SetupError(f"cannot write {out}: there is no folder {out.parent}")
+    opa = find_opa()
+    own = args.policy_dir
+    with tempfile.TemporaryDirectory(prefix="authz-server-build-") as folder:
+        trial = Path(folder, "bundle.tar.gz")
+        # Tried before it is delivered: what the server would refuse is no result.
+        build_bundle(
+            [LIBRARY, SHIPPED_POLICY if own is None else own],
+            args.entrypoint or ENTRYPOINT,
+            trial,
+            opa,
+        )
+        Engine(read_wasm(trial), b'{"access":{}}', timeout_s=5.0, instances=1).close()
+        replace_file(trial, out)
+    print(f"wrote {out}")
+    return 0
+
+
+def _test(args: argparse.Namespace) -> int:
+    from authz_server.policy.building import LIBRARY, REGO_DIR, check_rego, find_opa
+
+    sources: list[Path] = (
+        [LIBRARY, *args.dirs] if args.dirs else sorted(REGO_DIR.glob("*.rego"))
+    )
+    threshold = args.threshold
+    if threshold is None:
+        threshold = 0.0 if args.dirs else _FULL_COVERAGE
+    passed, report = check_rego(sources, find_opa(), threshold)
+    print(report, file=sys.stdout if passed else sys.stderr)
+    return 0 if passed else 1

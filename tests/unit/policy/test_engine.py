@@ -1,0 +1,258 @@
+"""The engine: which answers of a policy it believes, and what it makes of the rest."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opapywasm import UNDEFINED, OpaAbortError
+
+from authz_server.errors import PolicyError, Reason
+from authz_server.policy.building import shipped_wasm
+from authz_server.policy.compiler import compile_policy
+from authz_server.policy.document import load_policy
+from authz_server.policy.engine import Engine, Verdict, _read_verdict
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "plant-7.yaml"
+
+
+def question(
+    workload: str = "ns/line1/sa/camera", model: str = "defect-detection"
+) -> bytes:
+    return json.dumps(
+        {
+            "principal": {
+                "id": f"spiffe://factory.example/{workload}",
+                "trust_domain": "factory.example",
+                "path": workload.split("/"),
+            },
+            "user": None,
+            "operation": {
+                "action": "inference",
+                "scope": "model",
+                "model": model,
+                "version": "1",
+                "upstream": "triton",
+                "dataset": "",
+            },
+            "http": {"method": "POST", "path": "/", "host": "", "headers": {}},
+        }
+    ).encode()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    data = compile_policy(load_policy(EXAMPLE)).data
+    engine = Engine(shipped_wasm(), data, timeout_s=5.0, instances=2)
+    yield engine
+    engine.close()
+
+
+def reason_of(result: Any) -> Reason:
+    with pytest.raises(PolicyError) as caught:
+        _read_verdict(result)
+    return caught.value.reason
+
+
+def test_a_granted_call_is_allowed_with_its_role(engine: Engine) -> None:
+    expected = Verdict(allow=True, reason=Reason.GRANTED, role="inspector", ttl_s=None)
+    assert engine.evaluate(question()) == expected
+
+
+def test_a_call_without_a_grant_is_denied(engine: Engine) -> None:
+    expected = Verdict(allow=False, reason=Reason.NOT_GRANTED, role="", ttl_s=None)
+    assert engine.evaluate(question(model="other")) == expected
+
+
+def test_a_caller_in_no_group_is_unknown(engine: Engine) -> None:
+    assert engine.evaluate(question("x")).reason is Reason.PRINCIPAL_UNKNOWN
+
+
+def test_many_threads_get_their_own_answers(engine: Engine) -> None:
+    questions = [question(), question(model="other"), question("x")] * 40
+    expected = [Reason.GRANTED, Reason.NOT_GRANTED, Reason.PRINCIPAL_UNKNOWN] * 40
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(engine.evaluate, questions))
+    assert [verdict.reason for verdict in verdicts] == expected
+
+
+# OPA evaluates without input what it cannot parse; a rule with `not` could allow then.
+@pytest.mark.parametrize(
+    "document",
+    [
+        *(b"", b"{", b"[]", b"1", b"{} {}", b'{"x": NaN}', b'{"x": Infinity}'),
+        *(b'{"x": "\x01"}', b'{"x": "\xff"}', b"\xef\xbb\xbf{}", b'{"x": %s}'),
+        '{"x": 1}'.encode("utf-16"),
+        b"[" * 100_000,
+        b'{"x": ' + b"9" * 5_000 + b"}",
+        b'{"x": "' + b"a" * 1_100_000 + b'"}',
+        b'{"x": "\\ud800"}',
+    ],
+    ids=range(16),
+)
+def test_an_input_that_opa_would_not_see_is_an_error(
+    engine: Engine, document: bytes
+) -> None:
+    with pytest.raises(PolicyError) as caught:
+        engine.evaluate(document)
+    assert caught.value.reason is Reason.POLICY_ERROR
+    assert engine.evaluate(question()).allow
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict"),
+    [
+        (True, Verdict(allow=True, reason=Reason.GRANTED, role="", ttl_s=None)),
+        (False, Verdict(allow=False, reason=Reason.NOT_GRANTED, role="", ttl_s=None)),
+        (
+            {"allow": True, "role": "r", "ttl_seconds": 0},
+            Verdict(allow=True, reason=Reason.GRANTED, role="r", ttl_s=0.0),
+        ),
+        (
+            {"allow": True, "reason": "granted", "ttl_seconds": 1.5},
+            Verdict(allow=True, reason=Reason.GRANTED, role="", ttl_s=1.5),
+        ),
+        (
+            {"allow": False, "reason": "principal_unknown"},
+            Verdict(
+                allow=False, reason=Reason.PRINCIPAL_UNKNOWN, role="", ttl_s=None
+            ),
+        ),
+        (
+            {"allow": False, "reason": "not_granted"},
+            Verdict(allow=False, reason=Reason.NOT_GRANTED, role="", ttl_s=None),
+        ),
+    ],
+)  # fmt: skip
+def test_an_answer_of_the_documented_form_is_believed(
+    result: Any, verdict: Verdict
+) -> None:
+    assert _read_verdict(result) == verdict
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *(None, 1, "true", [], [True], {}),
+        *({"allow": 1}, {"allow": "true"}, {"allow": None}, {"reason": "granted"}),
+        {"allow": True, "reason": "not_granted"},
+        {"allow": True, "reason": None},
+        {"allow": True, "reason": ["granted"]},
+        {"allow": False, "reason": "granted"},
+        {"allow": False, "reason": "overloaded"},
+        {"allow": False, "reason": "because"},
+        {"allow": False, "reason": {}},
+        {"allow": True, "role": 1},
+        {"allow": True, "role": None},
+        {"allow": True, "ttl_seconds": True},
+        {"allow": True, "ttl_seconds": None},
+        {"allow": True, "ttl_seconds": "5"},
+        {"allow": True, "ttl_seconds": -1},
+        {"allow": True, "ttl_seconds": float("inf")},
+        {"allow": True, "ttl_seconds": float("nan")},
+        {"allow": True, "ttl_seconds": 10**400},
+        {"allow": True, "headers": {}},
+    ],
+    ids=str,
+)
+def test_an_answer_of_any_other_form_is_invalid(result: Any) -> None:
+    assert reason_of(result) is Reason.POLICY_RESULT_INVALID
+
+
+def test_no_answer_is_undefined_not_a_denial() -> None:
+    assert reason_of(UNDEFINED) is Reason.POLICY_UNDEFINED
+
+
+@pytest.mark.parametrize(
+    ("wasm", "data"),
+    [(b"", b"{}"), (b"\0asm", b"{}"), (b"\0asm\1\0\0\0", b"{}")],
+    ids=["empty", "cut", "no-policy"],
+)
+def test_bytes_that_are_no_policy_are_refused(wasm: bytes, data: bytes) -> None:
+    with pytest.raises(PolicyError, match="cannot be loaded"):
+        Engine(wasm, data, timeout_s=1.0, instances=1)
+
+
+def test_data_that_is_not_json_is_refused() -> None:
+    with pytest.raises(PolicyError, match="data cannot be loaded"):
+        Engine(shipped_wasm(), b"{", timeout_s=1.0, instances=1)
+
+
+def test_all_instances_are_made_before_the_first_request() -> None:
+    engine = Engine(shipped_wasm(), b"{}", timeout_s=5.0, instances=3)
+    try:
+        assert engine._policy.instances_created == 3
+        engine.evaluate(question())
+        assert engine._policy.instances_created == 3
+    finally:
+        engine.close()
+
+
+def test_no_free_instance_in_time_is_an_overload() -> None:
+    engine = Engine(shipped_wasm(), b"{}", timeout_s=0.05, instances=1)
+    try:
+        with engine._policy._pool.borrow(), pytest.raises(PolicyError) as caught:
+            engine.evaluate(question())
+        assert caught.value.reason is Reason.OVERLOADED
+        assert engine.evaluate(question()).allow is False
+    finally:
+        engine.close()
+
+
+def test_a_closed_engine_gives_errors() -> None:
+    engine = Engine(shipped_wasm(), b"{}", timeout_s=1.0, instances=1)
+    engine.close()
+    engine.close()
+    with pytest.raises(PolicyError, match="was closed"):
+        engine.evaluate(question())
+
+
+def test_a_failure_inside_the_policy_is_an_error_and_the_next_call_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine(shipped_wasm(), b"{}", timeout_s=5.0, instances=1)
+    try:
+        # The instance's own memory is damaged: what it answers is not JSON any more.
+        with engine._policy._pool.borrow() as loan:
+            monkeypatch.setattr(loan.instance._evaluator, "_max_result_bytes", 1)
+        with pytest.raises(PolicyError, match="the policy failed") as caught:
+            engine.evaluate(question())
+        assert caught.value.reason is Reason.POLICY_ERROR
+        assert engine.evaluate(question()).allow is False
+        assert engine._policy.instances_recreated == 1
+    finally:
+        engine.close()
+
+
+def test_evaluations_under_way_survive_the_closing() -> None:
+    data = compile_policy(load_policy(EXAMPLE)).data
+    engine = Engine(shipped_wasm(), data, timeout_s=5.0, instances=2)
+    started = threading.Barrier(3)
+
+    def ask_until_closed() -> list[bool]:
+        answers = []
+        started.wait()
+        while True:
+            try:
+                answers.append(engine.evaluate(question()).allow)
+            except PolicyError as error:
+                assert "was closed" in str(error)  # noqa: PT017 -- ends the loop
+                return answers
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask_until_closed) for _ in range(2)]
+        started.wait()
+        engine.close()
+        assert all(all(future.result()) for future in asked)
+
+
+# The engine once walked the chain of causes, which is a ring here, and never came back.
+def test_an_abort_in_the_policy_is_told_by_its_first_line(engine: Engine) -> None:
+    with pytest.raises(PolicyError, match="illegal string escape") as caught:
+        engine.evaluate(b'{"x": "\\ud800"}')
+    assert isinstance(caught.value.__cause__, OpaAbortError)
