@@ -1,0 +1,1 @@
+"""The main job on real parts: development identities, Envoy, Triton, this server."""
