@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import copy
 import os
 import platform
 import ssl
@@ -34,20 +33,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import grpc
-import yaml
 
 from authz_server import response
 from authz_server.demo.envoy import (
+    Envoy,
     Places,
-    envoy_binary,
     read_configuration,
     render,
+    without_triton,
 )
 from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
-from authz_server.demo.process import Command, Process, accepts, free_ports
+from authz_server.demo.process import Command, Process, free_ports
 from authz_server.demo.scenario import EDGE_ID, FACTORY, SUPPLIER
 from authz_server.demo.server import AuthzServer
 from authz_server.transport.grpc_server import SERVICE
@@ -84,26 +82,6 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
-def envoy_configuration(places: Places, *, with_check: bool) -> dict[str, Any]:
-    """Return the shipped configuration with Envoy itself in Triton's place."""
-    configuration = copy.deepcopy(
-        render(read_configuration("edge-unix-socket"), places)
-    )
-    manager = configuration["static_resources"]["listeners"][0]["filter_chains"][0][
-        "filters"
-    ][0]["typed_config"]
-    del manager["access_log"]
-    for host in manager["route_config"]["virtual_hosts"]:
-        for route in host["routes"]:
-            del route["route"]
-            route["direct_response"] = {"status": 200, "body": {"inline_string": "{}"}}
-            if not with_check:
-                del route["typed_per_filter_config"]
-    if not with_check:
-        manager["http_filters"] = manager["http_filters"][1:]
-    return configuration
-
-
 @contextlib.contextmanager
 def running_envoy(folder: Path, name: str, socket: Path | None) -> Iterator[Way]:
     """Yield the way through an Envoy of its own."""
@@ -115,25 +93,13 @@ def running_envoy(folder: Path, name: str, socket: Path | None) -> Iterator[Way]
         triton_http_port=1,
         triton_grpc_port=1,
     )
-    file = folder / f"envoy-{name}.yaml"
-    configuration = envoy_configuration(places, with_check=socket is not None)
-    file.write_text(yaml.safe_dump(configuration), "utf-8")
-    command = Command(
-        name=f"Envoy ({name})",
-        argv=[
-            str(envoy_binary()),
-            *("--config-path", str(file)),
-            "--disable-hot-restart",
-            *("--concurrency", "1"),
-            *("--log-level", "warning"),
-        ],
-        log=folder / f"envoy-{name}.log",
-        env=os.environ,
-        cwd=folder,
+    configuration = without_triton(
+        render(read_configuration("edge-unix-socket"), places),
+        with_check=socket is not None,
     )
-    with Process(command) as process:
-        process.wait_until(lambda: accepts(port), 20)
-        yield Way(name, port, process.pid, None)
+    with Envoy(folder, configuration, port, name=f"envoy-{name}", workers=1) as envoy:
+        envoy.wait()
+        yield Way(name, port, envoy.pid, None)
 
 
 def serve_empty(socket: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from envoy_data_plane.envoy.service.auth import v3 as auth
 
-from authz_server.demo.envoy import Envoy, Places
+from authz_server.demo.envoy import Envoy, Places, read_configuration, render
 from authz_server.demo.pki import (
     DevelopmentCa,
     Svid,
@@ -254,6 +254,8 @@ def edge_at(
         methods = {"ModelInfer": echo, "ModelStreamInfer": echo}
         service = "inference.GRPCInferenceService"
         stack.enter_context(serve_grpc(service, methods, f"127.0.0.1:{grpc_port}"))
-        envoy = stack.enter_context(Envoy(folder, configuration, places))
+        envoy = stack.enter_context(
+            Envoy(folder, render(read_configuration(configuration), places), listener)
+        )
         envoy.wait()
         yield Edge(listener, folder, factory, supplier, authority, upstream)

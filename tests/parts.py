@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import ssl
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+
+from checks import CAMERA
 
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline, open_policies
 from authz_server.config import Config, Inputs, Policy
+from authz_server.demo.envoy import (
+    Envoy,
+    Places,
+    read_configuration,
+    render,
+    without_triton,
+)
+from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
+from authz_server.demo.process import free_ports
+from authz_server.demo.scenario import EDGE_ID, FACTORY, SUPPLIER
 from authz_server.errors import AuthzError
 from authz_server.pipeline import Pipeline
 from authz_server.policy.store import PolicyStore
 from authz_server.transport.grpc_server import GrpcServer
+
+FACTORY_CA, SUPPLIER_CA = DevelopmentCa(FACTORY), DevelopmentCa(SUPPLIER)
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "examples" / "plant-7.yaml"
@@ -101,3 +120,66 @@ def running_server(
                 loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    """Return whether `holds` came true in time."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@contextlib.contextmanager
+def serve_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield ``authz-server serve`` on ``config.yaml`` in `folder`, logging beside it."""
+    command = [sys.executable, "-m", "authz_server", "serve", "--config"]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen([*command, str(folder / "config.yaml")], stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def write_edge_files(folder: Path) -> None:
+    """Write what an Envoy of ``envoy/`` reads, and the SVID of a camera."""
+    write_svid(folder, "server", FACTORY_CA.issue(EDGE_ID, ["localhost"]))
+    write_svid(folder, "camera", FACTORY_CA.issue(CAMERA))
+    write_bundle(folder, FACTORY_CA)
+    write_bundle(folder, SUPPLIER_CA)
+
+
+@contextlib.contextmanager
+def edge_envoy(folder: Path, configuration: str, authz_port: int = 1) -> Iterator[int]:
+    """Yield the port of an Envoy that answers for Triton and asks authz-server."""
+    (port,) = free_ports(1)
+    places = Places(
+        tls=folder,
+        check_socket=folder / "s",
+        listener_port=port,
+        triton_http_port=1,
+        triton_grpc_port=1,
+        authz_port=authz_port,
+    )
+    rendered = render(read_configuration(configuration), places)
+    with Envoy(folder, without_triton(rendered), port) as envoy:
+        envoy.wait()
+        yield port
+
+
+def camera_connection(folder: Path, port: int) -> http.client.HTTPSConnection:
+    """Return a camera's connection to an Envoy on files of `write_edge_files`."""
+    tls = ssl.create_default_context(cafile=folder / f"{FACTORY}.pem")
+    tls.load_cert_chain(folder / "camera.crt", folder / "camera.key")
+    return http.client.HTTPSConnection("localhost", port, context=tls)
+
+
+def camera_status(folder: Path, port: int, path: str) -> int:
+    """Return the status of one POST by a camera."""
+    with contextlib.closing(camera_connection(folder, port)) as connection:
+        connection.request("POST", path)
+        return connection.getresponse().status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import time
 from typing import Any
 
@@ -55,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
             code = 0 if all(row.is_right for row in rows) else 1
             if args.keep:
                 print(f"\n{by_hand(plant)}", flush=True)
-                signal.pause()
+                while True:
+                    # Not signal.pause(): a signal just before it would go unseen.
+                    time.sleep(0.2)
     except KeyboardInterrupt:
         pass
     say("everything is stopped and removed")

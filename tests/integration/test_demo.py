@@ -33,7 +33,12 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # Whoever inherited a dead orphan may be slow to collect it.
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def descendants(pid: int) -> set[int]:

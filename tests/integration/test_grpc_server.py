@@ -6,15 +6,20 @@ import json
 import socket
 import stat
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from checks import check_request, is_allowed, reason_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from parts import MemorySink, example_config, loaded_policies, running_server
+from parts import (
+    MemorySink,
+    eventually,
+    example_config,
+    loaded_policies,
+    running_server,
+)
 
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline
@@ -79,15 +84,6 @@ def health(channel: grpc.Channel, service: str = "") -> str:
         health_pb2.HealthCheckRequest(service=service), timeout=5
     )
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])

@@ -2,21 +2,29 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
-from checks import check_request, is_allowed, reason_of
-from parts import EXAMPLE
+from checks import INFER, check_request, is_allowed, reason_of
+from parts import (
+    EXAMPLE,
+    FACTORY_CA,
+    camera_status,
+    edge_envoy,
+    eventually,
+    serve_process,
+    write_edge_files,
+)
 
 from authz_server.cli import main
-from authz_server.demo.pki import DevelopmentCa
+from authz_server.demo.pki import DevelopmentCa, write_svid
+from authz_server.demo.process import free_ports
+from authz_server.demo.scenario import EDGE_ID
 from authz_server.errors import Reason
 
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
@@ -55,15 +63,6 @@ class Running:
         return main(["health", "--config", str(self.config), *options])
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 @contextlib.contextmanager
 def serving(folder: Path, policy: str) -> Iterator[Running]:
     (folder / "access.yaml").write_text(policy)
@@ -74,29 +73,14 @@ def serving(folder: Path, policy: str) -> Iterator[Running]:
         "limits: {deadline_s: 5}\n"
         f"audit: {{file: '{folder}/audit.jsonl'}}\n"
     )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "authz_server",
-                "serve",
-                "--config",
-                str(folder / "config.yaml"),
-            ],
-            stderr=log,
-        )
-    running = Running(folder, process)
-    try:
+    with serve_process(folder) as process:
+        running = Running(folder, process)
         assert eventually(
             lambda: "listening on" in running.log or process.poll() is not None
         )
         assert process.poll() is None, running.log
         yield running
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0, running.log
+    assert process.returncode == 0, running.log
 
 
 def test_a_server_answers_records_and_stops_cleanly(tmp_path: Path) -> None:
@@ -189,3 +173,34 @@ def test_two_servers_do_not_share_a_socket(tmp_path: Path) -> None:
         assert second.returncode == 1
         assert "another server is listening there" in second.stderr
         assert is_allowed(server.ask())
+
+
+@pytest.mark.envoy
+def test_a_central_server_answers_an_envoy_over_mutual_tls(tmp_path: Path) -> None:
+    write_edge_files(tmp_path)
+    (port,) = free_ports(1)
+    write_svid(
+        tmp_path,
+        "authz",
+        FACTORY_CA.issue(
+            "spiffe://factory.example/ns/authz/sa/authz-server", ["authz.example"]
+        ),
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "listen:\n"
+        f"  address: 'tcp://0.0.0.0:{port}'\n"
+        f"  tls: {{certificate: '{tmp_path}/authz.crt', key: '{tmp_path}/authz.key', "
+        f"client_ca: '{tmp_path}/factory.example.pem', proxies: ['{EDGE_ID}']}}\n"
+        f"policy: {{file: '{EXAMPLE}'}}\n"
+        f"audit: {{file: '{tmp_path}/audit.jsonl'}}\n"
+    )
+    with (
+        serve_process(tmp_path),
+        edge_envoy(tmp_path, "edge-mtls", authz_port=port) as edge,
+    ):
+        assert eventually(lambda: main(["health", "--config", str(config)]) == 0)
+        assert eventually(lambda: camera_status(tmp_path, edge, INFER) == 200)
+        denied = "/v2/models/demand-forecast/infer"
+        assert camera_status(tmp_path, edge, denied) == 403
+    assert '"cache_hit":false' in (tmp_path / "audit.jsonl").read_text()

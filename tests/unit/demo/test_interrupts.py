@@ -22,7 +22,7 @@ def test_each_signal_interrupts(number: signal.Signals) -> None:
 
 def test_a_held_signal_interrupts_when_the_block_is_over() -> None:
     steps = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         with interrupts.hold():
             send(signal.SIGTERM)
             steps.append("in charge")

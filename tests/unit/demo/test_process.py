@@ -69,8 +69,9 @@ def test_a_process_gets_the_time_to_end_in_order(tmp_path: Path) -> None:
 def test_what_a_crashed_process_had_started_is_ended_too(tmp_path: Path) -> None:
     program = (
         "import os, signal, subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-        "\nprint(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "sleep = 'import time; time.sleep(60)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', sleep])\n"
+        "print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     log = tmp_path / "part.log"
     with Process(command(tmp_path, program)) as process:

@@ -95,10 +95,14 @@ def test_a_problem_says_file_place_fault_and_mend() -> None:
     text = changed("federatesWith", "federateswith")
     pattern = place_of(text, '"spiffe://b.example/x')
     assert problems_of(text) == [
-        f"p.yaml:{place_of(text, 'federateswith')}: unknown key 'federateswith' in "
-        "spec; did you mean 'federatesWith'?",
-        f"p.yaml:{pattern}: trust domain b.example is neither trustDomain nor in "
-        "federatesWith; did you mean 'a.example'?",
+        (
+            f"p.yaml:{place_of(text, 'federateswith')}: unknown key 'federateswith' in "
+            "spec; did you mean 'federatesWith'?"
+        ),
+        (
+            f"p.yaml:{pattern}: trust domain b.example is neither trustDomain nor in "
+            "federatesWith; did you mean 'a.example'?"
+        ),
     ]
 
 
@@ -207,8 +211,10 @@ FAULTS = [
     ("to: [people]", "to: []", "is empty; name a group"),
     ("to: [people]", "to: people", "must be a list, not a string"),
     ("on: [data]", "on: [triton]", "role 'read' gives nothing on upstream 'triton'"),
-    ("floor], on: [triton]}\n    - {role: list", "floor], on: [data]}\n    - {role: list",
+    ("to: [floor], on: [triton]}", "to: [floor], on: [data]}",
      "role 'use' gives nothing on upstream 'data'"),
+    ("    list: [{", "    use: [{actions: [health]}]\n    list: [{",
+     "key 'use' is twice in roles"),
 ]  # fmt: skip
 
 

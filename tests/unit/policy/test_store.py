@@ -272,9 +272,11 @@ def test_answers_during_reloads_are_of_one_policy_or_the_other(file: Path) -> No
             loaded = store.current
             assert loaded is not None
             models = loaded.policy.roles["use"].permissions[0].models
-            for model in ("m", "k", "x"):
-                if allows(loaded, model) is not (model in models):
-                    wrong.append(model)
+            wrong.extend(
+                model
+                for model in ("m", "k", "x")
+                if allows(loaded, model) is not (model in models)
+            )
 
     with open_store(file) as store:
         store.reload()

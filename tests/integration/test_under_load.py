@@ -1,0 +1,136 @@
+"""Nothing opens while things go wrong under load, through the real Envoy."""
+
+import contextlib
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from parts import (
+    EXAMPLE,
+    camera_connection,
+    camera_status,
+    edge_envoy,
+    eventually,
+    serve_process,
+    write_edge_files,
+)
+
+pytestmark = pytest.mark.envoy
+
+ALLOWED = "/v2/models/defect-detection/versions/1/infer"
+DENIED = "/v2/models/demand-forecast/infer"
+CALLERS = 4
+
+
+@dataclass
+class Load:
+    """Callers that ask for both calls, in turn, until they are told to stop.
+
+    Attributes:
+        seen: how often which path got which status.
+    """
+
+    folder: Path
+    port: int
+    seen: Counter[tuple[str, int]] = field(default_factory=Counter)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def status(self, path: str) -> int:
+        return camera_status(self.folder, self.port, path)
+
+    def call(self, name: int) -> None:
+        with contextlib.closing(
+            camera_connection(self.folder, self.port)
+        ) as connection:
+            count = 0
+            while not self.stop.is_set():
+                # Every other call is one that no cache has seen.
+                count += 1
+                query = f"?n={name}-{count}" if count % 2 else ""
+                for path in (ALLOWED, DENIED):
+                    connection.request("POST", path + query)
+                    answer = connection.getresponse()
+                    answer.read()
+                    self.seen[path, answer.status] += 1
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        threads = [
+            threading.Thread(target=self.call, args=(name,)) for name in range(CALLERS)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for(self, path: str, status: int, more: int = 20) -> None:
+        wanted = self.seen[path, status] + more
+        assert eventually(lambda: self.seen[path, status] >= wanted), self.seen
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    (tmp_path / "access.yaml").write_text(EXAMPLE.read_text())
+    (tmp_path / "config.yaml").write_text(
+        f"listen: {{address: 'unix://{tmp_path}/s'}}\n"
+        f"policy: {{file: '{tmp_path}/access.yaml', reload_interval_s: 0.05}}\n"
+        f"audit: {{file: '{tmp_path}/audit.jsonl'}}\n"
+    )
+    write_edge_files(tmp_path)
+    with edge_envoy(tmp_path, "edge-unix-socket") as port:
+        yield Load(tmp_path, port)
+
+
+def assert_nothing_opened(load: Load) -> None:
+    assert {status for path, status in load.seen if path == DENIED} == {403}
+    assert {status for path, status in load.seen if path == ALLOWED} <= {200, 403}
+
+
+def test_a_server_that_is_killed_lets_nothing_through_and_one_that_returns_serves(
+    load: Load,
+) -> None:
+    with serve_process(load.folder) as first:
+        assert eventually(lambda: load.status(ALLOWED) == 200)
+        with load.running():
+            load.wait_for(ALLOWED, 200)
+            load.wait_for(DENIED, 403)
+            first.send_signal(signal.SIGKILL)
+            first.wait(timeout=10)
+            load.wait_for(ALLOWED, 403)
+            at_death = load.seen[ALLOWED, 200]
+            load.wait_for(DENIED, 403, more=50)
+            assert load.seen[ALLOWED, 200] == at_death
+            with serve_process(load.folder):
+                load.wait_for(ALLOWED, 200)
+                load.wait_for(DENIED, 403)
+    assert_nothing_opened(load)
+
+
+def test_a_policy_that_stops_parsing_under_load_changes_no_answer(load: Load) -> None:
+    policy = load.folder / "access.yaml"
+    good = policy.read_text()
+    with serve_process(load.folder):
+        assert eventually(lambda: load.status(ALLOWED) == 200)
+        with load.running():
+            load.wait_for(ALLOWED, 200)
+            policy.write_text(good[: len(good) // 2] + "\n  - {[")
+            log = load.folder / "log"
+            assert eventually(
+                lambda: "was not loaded, the old one stays" in log.read_text()
+            )
+            load.wait_for(ALLOWED, 200)
+            load.wait_for(DENIED, 403)
+            policy.unlink()
+            load.wait_for(ALLOWED, 200)
+            policy.write_text(good)
+            load.wait_for(ALLOWED, 200)
+    assert_nothing_opened(load)
+    assert load.seen[ALLOWED, 403] == 0
