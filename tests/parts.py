@@ -134,7 +134,7 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
 
 @contextlib.contextmanager
 def serve_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield ``authz-server serve`` on ``config.yaml`` in `folder`, logging beside it."""
+    """Yield ``authz-server serve`` on the ``config.yaml`` of `folder`."""
     command = [sys.executable, "-m", "authz_server", "serve", "--config"]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([*command, str(folder / "config.yaml")], stderr=log)
