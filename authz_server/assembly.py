@@ -8,11 +8,10 @@ from authz_server.audit import Sink
 from authz_server.cache import DecisionCache
 from authz_server.clock import system_clock
 from authz_server.config import Config
-from authz_server.errors import ConfigError
 from authz_server.facts import Plan
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline, PolicySource, Settings
-from authz_server.policy.building import shipped_wasm
+from authz_server.policy.building import read_wasm, shipped_wasm
 from authz_server.policy.store import PolicyStore
 from authz_server.response import prepare
 
@@ -21,15 +20,10 @@ def open_policies(config: Config) -> PolicyStore:
     """Return the store of the configured policy; nothing is loaded yet.
 
     Raises:
-        ConfigError: if an own Wasm module is configured and cannot be read.
+        PolicyError: if an own bundle is configured and has no Wasm.
     """
-    wasm = config.policy.wasm
-    try:
-        module = Path(wasm).read_bytes() if wasm else shipped_wasm()
-    except OSError as error:
-        raise ConfigError(
-            [f"policy.wasm: cannot read {wasm}: {error.strerror}"]
-        ) from error
+    bundle = config.policy.bundle
+    module = read_wasm(Path(bundle)) if bundle else shipped_wasm()
     return PolicyStore(
         Path(config.policy.file),
         module,

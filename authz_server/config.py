@@ -62,7 +62,7 @@ class Policy:
 
     file: str = ""
     """The AccessPolicy. Watched: a good change is in force within seconds."""
-    wasm: str = ""
+    bundle: str = ""
     """An own policy from ``authz-server policy build``; empty for the shipped one."""
     reload_interval_s: float = 1.0
     """Seconds between looks at the file."""

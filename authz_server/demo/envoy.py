@@ -8,7 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
@@ -17,7 +17,6 @@ from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 READY_S: Final = 20.0
 
@@ -143,7 +142,7 @@ def without_triton(
     return changed
 
 
-class Envoy:
+class Envoy(Process):
     """A context manager: Envoy runs, and serves once `wait` returned.
 
     Args:
@@ -170,7 +169,7 @@ class Envoy:
         self.log = folder / f"{name}.log"
         binary = envoy_binary()
         _make_executable(binary)
-        self._process = Process(
+        super().__init__(
             Command(
                 name="Envoy",
                 argv=[
@@ -193,30 +192,13 @@ class Envoy:
             )
         )
 
-    def __enter__(self) -> Self:
-        self._process.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.stop()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
     def wait(self) -> None:
         """Return once the listener accepts connections.
 
         Raises:
             SetupError: if Envoy ends or takes too long.
         """
-        self._process.wait_until(lambda: accepts(self.port), READY_S)
+        self.wait_until(lambda: accepts(self.port), READY_S)
 
 
 def _make_executable(binary: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final
 
 import grpc
 import yaml
@@ -14,15 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from authz_server.demo.process import Command, Process
 from authz_server.errors import SetupError
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 READY_S: Final = 20.0
 
 POLICY: Final = Path(__file__).parents[2] / "examples" / "plant-7.yaml"
 
 
-class AuthzServer:
+class AuthzServer(Process):
     """A context manager: authz-server runs, with its policy in force after `wait`.
 
     Attributes:
@@ -50,7 +47,7 @@ class AuthzServer:
             "audit": {"file": str(self.audit)},
         }
         configuration.write_text(yaml.safe_dump(settings), "utf-8")
-        self._process = Process(
+        super().__init__(
             Command(
                 name="authz-server",
                 argv=[
@@ -70,23 +67,6 @@ class AuthzServer:
             )
         )
 
-    def __enter__(self) -> Self:
-        self._process.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.stop()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
     def wait(self) -> None:
         """Return once the server says that it can answer.
 
@@ -94,10 +74,10 @@ class AuthzServer:
             SetupError: if it ends or takes too long.
         """
         # gRPC backs off for a second and more after a failed connection.
-        self._process.wait_until(self.socket.exists, READY_S)
+        self.wait_until(self.socket.exists, READY_S)
         with grpc.insecure_channel(f"unix:{self.socket}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            self._process.wait_until(lambda: _is_serving(stub), READY_S)
+            self.wait_until(lambda: _is_serving(stub), READY_S)
 
 
 def _is_serving(stub: health_pb2_grpc.HealthStub) -> bool:

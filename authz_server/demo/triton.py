@@ -15,14 +15,13 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from authz_server.demo.process import Command, Process, free_ports
 from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 MODELS: Final = Path(__file__).parent / "models"
 
@@ -117,7 +116,7 @@ def read_layout(python: Path) -> Layout:
     return layout
 
 
-class Triton:
+class Triton(Process):
     """A context manager: Triton runs, with every model loaded once `wait` returned.
 
     Attributes:
@@ -137,7 +136,7 @@ class Triton:
             models, repository, ignore=shutil.ignore_patterns("__pycache__")
         )
         libraries = [layout.site_packages / "nvidia_pytriton.libs", layout.libpython]
-        self._process = Process(
+        super().__init__(
             Command(
                 name="Triton",
                 argv=[
@@ -170,27 +169,13 @@ class Triton:
             )
         )
 
-    def __enter__(self) -> Self:
-        self._process.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """End Triton and remove what it leaves in shared memory when it is killed."""
         try:
-            self._process.stop()
+            super().stop()
         finally:
-            # Left behind when Triton had to be killed.
             for region in _SHARED_MEMORY.glob(f"{self._prefix}*"):
                 region.unlink(missing_ok=True)
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
 
     def wait(self) -> None:
         """Return once all models are ready.
@@ -198,7 +183,7 @@ class Triton:
         Raises:
             SetupError: if Triton ends or takes too long.
         """
-        self._process.wait_until(self._is_ready, READY_S)
+        self.wait_until(self._is_ready, READY_S)
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=1)

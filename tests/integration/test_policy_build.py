@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from checks import check_request
+from parts import EXAMPLE
 
+from authz_server.cli import main
 from authz_server.cli import policy as command
 from authz_server.errors import PolicyError, Reason
 from authz_server.policy.building import (
@@ -303,3 +306,22 @@ def test_the_command_runs_the_tests_of_ones_own(
     capsys.readouterr()
     assert run("test", str(tmp_path)) == 1
     assert "FAIL: 1/1" in capsys.readouterr().err
+
+
+def test_the_server_decides_by_a_bundle_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "own.rego").write_text(
+        "package authz\n\nimport data.authz.access\n\n"
+        "# Nobody infers outside the hosts of the plant.\n"
+        'default decision := {"allow": false}\n\n'
+        "decision := access.decision if {\n"
+        '\tinput.http.host == "triton.factory.example"\n}\n'
+    )
+    bundle = tmp_path / "own.tar.gz"
+    build = ["policy", "build", "--policy-dir", str(tmp_path), "-o", str(bundle)]
+    assert main(build) == 0
+    requests = tmp_path / "requests.jsonl"
+    options = ["--policy-file", str(EXAMPLE), "--policy-bundle", str(bundle)]
+    options += ["--inputs-require-certificate", "false"]
+    for host, code in (("triton.factory.example", 0), ("elsewhere.example", 1)):
+        requests.write_text(check_request(host=host).to_json())
+        assert main(["decide", str(requests), *options]) == code

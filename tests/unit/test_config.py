@@ -16,7 +16,7 @@ DEFAULTS = {
     "listen.tls.client_ca": "",
     "listen.tls.proxies": (),
     "policy.file": "",
-    "policy.wasm": "",
+    "policy.bundle": "",
     "policy.reload_interval_s": 1.0,
     "policy.instances": 2,
     "inputs.headers": (),
@@ -72,14 +72,14 @@ def test_the_documentation_lists_every_setting_with_its_default() -> None:
 
 
 def test_file_environment_and_flags_win_in_this_order() -> None:
-    text = "policy: {file: a, wasm: a, instances: 3}"
+    text = "policy: {file: a, bundle: a, instances: 3}"
     config = _load(
         text,
-        {"AUTHZ_SERVER_POLICY_FILE": "b", "AUTHZ_SERVER_POLICY_WASM": "b"},
+        {"AUTHZ_SERVER_POLICY_FILE": "b", "AUTHZ_SERVER_POLICY_BUNDLE": "b"},
         {"policy.file": "c"},
     )
     assert config.policy.file == "c"
-    assert config.policy.wasm == "b"
+    assert config.policy.bundle == "b"
     assert config.policy.instances == 3
 
 

@@ -104,9 +104,9 @@ def test_a_policy_that_cannot_be_loaded_is_an_error(
     assert "gone.yaml" in capsys.readouterr().err
 
 
-def test_an_own_wasm_that_is_missing_is_an_error(
+def test_an_own_bundle_that_is_missing_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [*OPTIONS, "--policy-wasm", str(tmp_path / "gone.wasm")]
+    options = [*OPTIONS, "--policy-bundle", str(tmp_path / "gone.tar.gz")]
     assert main(["decide", *options]) == 1
-    assert "policy.wasm: cannot read" in capsys.readouterr().err
+    assert "gone.tar.gz" in capsys.readouterr().err
