@@ -208,6 +208,15 @@ class Client:
             writer.close()
 
 
+def verify_misses(ways: list[Way], audit: Path) -> None:
+    """Raise unless the audit trail says that every miss was one."""
+    calls = sum(len(way.latencies_us) for way in ways if way.name == "miss")
+    misses = audit.read_text("utf-8").count('"cache_hit":false')
+    if misses < calls:
+        raise SystemExit(f"only {misses} of {calls} misses were misses")
+    audit.write_text("", "utf-8")
+
+
 def report(ways: list[Way], connections: int) -> None:
     """Print the table of one number of connections."""
     base = ways[0]
@@ -267,6 +276,7 @@ def main() -> int:
         empty, empty_pid = stack.enter_context(running_empty(folder))
         server.wait()
         print(machine())
+        client = Client(folder)
         sockets = {"none": None, "empty": empty}
         pids = {"none": None, "empty": empty_pid}
         for connections in args.connections:
@@ -278,7 +288,8 @@ def main() -> int:
                     )
                     way.authorizer = pids.get(name, server.pid)
                     ways.append(way)
-                asyncio.run(_measure(Client(folder), ways, args, connections))
+                asyncio.run(_measure(client, ways, args, connections))
+                verify_misses(ways, server.audit)
                 report(ways, connections)
     return 0
 
