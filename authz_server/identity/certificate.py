@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from authz_server.errors import SpiffeIdError, SvidError
+from authz_server.identity.leaf_profile import check_leaf_profile
 from authz_server.identity.spiffe_id import SpiffeId
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
@@ -58,8 +60,10 @@ def parse_leaf(encoded: bytes) -> Leaf:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension) as error:
+        public_key = certificate.public_key()
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
         raise SvidError("certificate cannot be parsed") from error
+    check_leaf_profile(extensions, public_key)
     return Leaf(
         spiffe_id=_only_uri(extensions),
         valid_from_s=certificate.not_valid_before_utc.timestamp(),
@@ -68,13 +72,7 @@ def parse_leaf(encoded: bytes) -> Leaf:
 
 
 def _only_uri(extensions: x509.Extensions) -> SpiffeId:
-    """Return the one ID of a certificate that is a leaf (X509-SVID §2, §4.1)."""
-    try:
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints)
-        if constraints.value.ca:
-            raise SvidError("certificate is a CA, not a leaf")
-    except x509.ExtensionNotFound:
-        pass  # RFC 5280 §4.2.1.9: without the extension it is no CA
+    """Return the certificate's one ID (X509-SVID §2)."""
     try:
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound as error:

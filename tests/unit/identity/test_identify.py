@@ -151,9 +151,6 @@ BAD_LEAVES = {
     "DNS name only": svid(
         replace=[_extension(x509.SubjectAlternativeName([x509.DNSName("a.test")]))]
     ),
-    "a CA": svid(
-        replace=[_extension(x509.BasicConstraints(ca=True, path_length=None))]
-    ),
 }
 
 
@@ -161,11 +158,6 @@ BAD_LEAVES = {
 def test_a_certificate_that_is_no_leaf_of_one_workload_is_refused(bad: Svid) -> None:
     reason = refusal(CAMERA, envoy_certificate(bad.certificate_pem))
     assert reason is Reason.CERTIFICATE_INVALID
-
-
-def test_a_certificate_without_basic_constraints_is_no_ca() -> None:
-    pem = svid(omit=[x509.BasicConstraints.oid]).certificate_pem
-    assert str(who(CAMERA, envoy_certificate(pem)).spiffe_id) == CAMERA
 
 
 GOOD = envoy_certificate(svid().certificate_pem)
