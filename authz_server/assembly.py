@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from authz_server.audit import Sink
@@ -9,8 +10,10 @@ from authz_server.cache import DecisionCache
 from authz_server.clock import system_clock
 from authz_server.config import Config
 from authz_server.facts import Plan
+from authz_server.identity.spiffe_id import TrustDomain
+from authz_server.identity.trust import TrustFiles
 from authz_server.operations.triton_grpc import OUTLINES
-from authz_server.pipeline import Pipeline, PolicySource, Settings
+from authz_server.pipeline import Pipeline, PolicySource, Settings, TrustSource
 from authz_server.policy.building import read_wasm, shipped_wasm
 from authz_server.policy.store import PolicyStore
 from authz_server.response import prepare
@@ -32,19 +35,44 @@ def open_policies(config: Config) -> PolicyStore:
     )
 
 
-def build_pipeline(config: Config, policies: PolicySource, audit: Sink) -> Pipeline:
-    """Return the pipeline that `config` describes, ready to answer at once."""
+def open_trust(config: Config) -> TrustFiles | None:
+    """Return the configured bundles, not read yet; None to rely on the proxy."""
+    identity = config.identity
+    if identity.chain == "proxy":
+        return None
+    return TrustFiles(
+        {TrustDomain(name): Path(file) for name, file in identity.bundles.items()},
+        max_age_s=identity.max_bundle_age_s or math.inf,
+        clock=system_clock,
+    )
+
+
+def build_pipeline(
+    config: Config,
+    policies: PolicySource,
+    audit: Sink,
+    trust: TrustSource | None = None,
+) -> Pipeline:
+    """Return the pipeline that `config` describes, ready to answer at once.
+
+    Args:
+        trust: what `open_trust` returned for the same configuration; anything else
+            is an error, so that forgetting it cannot mean trusting the proxy.
+    """
+    if (trust is None) is not (config.identity.chain == "proxy"):
+        raise ValueError("trust bundles and identity.chain contradict each other")
     prepare()
     return Pipeline(
         plan=Plan(headers=config.inputs.headers, outlines=OUTLINES),
         policies=policies,
+        trust=trust,
         cache=DecisionCache(
             max_entries=config.cache.max_entries, max_bytes=config.cache.max_bytes
         ),
         audit=audit,
         clock=system_clock,
         settings=Settings(
-            require_certificate=config.inputs.require_certificate,
+            require_certificate=config.identity.require_certificate,
             trust_host=config.inputs.trust_host,
             deadline_s=config.limits.deadline_s,
             ttl_s=config.cache.ttl_s,

@@ -21,7 +21,7 @@ import yaml
 from authz_server.address import Address
 from authz_server.errors import ConfigError, SpiffeIdError
 from authz_server.facts import Plan
-from authz_server.identity.spiffe_id import SpiffeId
+from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 
 ENVIRONMENT_PREFIX: Final = "AUTHZ_SERVER_"
 
@@ -76,10 +76,23 @@ class Inputs:
 
     headers: tuple[str, ...] = ()
     """Lower-case names of request headers that an own policy reads."""
-    require_certificate: bool = True
-    """Deny when Envoy sends no peer certificate (``include_peer_certificate``)."""
     trust_host: bool = False
     """Let the Host header name the upstream. Only where Envoy routes by it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a caller is believed to be."""
+
+    chain: str = "bundle"
+    """``bundle`` verifies each caller's certificate again, by our own bundles;
+    ``proxy`` relies on Envoy's verification and checks the leaf alone."""
+    bundles: dict[str, str] = field(default_factory=dict)
+    """Trust domain to file: PEM certificates or a SPIFFE bundle. Watched."""
+    max_bundle_age_s: float = 0.0
+    """Seconds since a bundle's file was written until it is too old; 0 for never."""
+    require_certificate: bool = True
+    """Deny when Envoy sends no peer certificate (``include_peer_certificate``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +137,7 @@ class Config:
 
     listen: Listen = field(default_factory=Listen)
     policy: Policy = field(default_factory=Policy)
+    identity: Identity = field(default_factory=Identity)
     inputs: Inputs = field(default_factory=Inputs)
     cache: Cache = field(default_factory=Cache)
     limits: Limits = field(default_factory=Limits)
@@ -283,6 +297,12 @@ def _convert(value: object, kind: object) -> object:
         value = value.text if kind is str else yaml.safe_load(value.text)
     if kind is float and type(value) is int:
         value = float(value)
+    if kind == dict[str, str]:
+        if isinstance(value, dict) and all(
+            isinstance(item, str) for pair in value.items() for item in pair
+        ):
+            return dict(value)
+        raise ValueError(f"expected a mapping of strings, got {value!r}{source}")
     if isinstance(kind, types.GenericAlias):
         if isinstance(value, str):
             value = [value]
@@ -298,6 +318,7 @@ def _convert(value: object, kind: object) -> object:
     raise ValueError(f"expected {expected}, got {value!r}{source}{mend}")
 
 
+_CHAINS: Final = ("bundle", "proxy")
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -326,6 +347,7 @@ def _contradictions(config: Config) -> list[str]:
             ("cache.max_bytes", config.cache.max_bytes),
             ("cache.ttl_s", config.cache.ttl_s),
             ("limits.drain_s", config.limits.drain_s),
+            ("identity.max_bundle_age_s", config.identity.max_bundle_age_s),
         )
         if not value >= 0
     ]
@@ -333,7 +355,31 @@ def _contradictions(config: Config) -> list[str]:
         Plan(headers=config.inputs.headers)
     except ValueError as error:
         problems.append(f"inputs.headers: {error}")
+    problems += _identity_problems(config.identity)
     problems += _listen_problems(config.listen)
+    return problems
+
+
+def _identity_problems(identity: Identity) -> list[str]:
+    if identity.chain not in _CHAINS:
+        return [f"identity.chain: expected one of {', '.join(_CHAINS)}"]
+    problems: list[str] = []
+    if identity.chain == "bundle":
+        if not identity.bundles:
+            problems.append(
+                "identity.bundles: missing; name a bundle file for each trust domain, "
+                "or set identity.chain: proxy to rely on Envoy's verification alone"
+            )
+        if not identity.require_certificate:
+            problems.append(
+                "identity.require_certificate: without a certificate there is no chain "
+                "to verify; this needs identity.chain: proxy"
+            )
+    for name in identity.bundles:
+        try:
+            TrustDomain(name)
+        except SpiffeIdError as error:
+            problems.append(f"identity.bundles: {error}")
     return problems
 
 

@@ -34,6 +34,10 @@ class Reason(enum.StrEnum):
     """The leaf's URI SAN and the principal that Envoy reports differ."""
     CERTIFICATE_EXPIRED = "certificate_expired"
     CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+    CERTIFICATE_UNTRUSTED = "certificate_untrusted"
+    """No chain leads from the leaf to the bundle of its trust domain."""
+    TRUST_BUNDLE_UNAVAILABLE = "trust_bundle_unavailable"
+    """The trust domain has no bundle, an empty one, or one that is too old."""
 
     # What is asked (stage 4, classify).
     PATH_INVALID = "path_invalid"
@@ -98,6 +102,12 @@ class SvidError(AuthzError):
     """A certificate is not an acceptable X.509-SVID."""
 
     default_reason = Reason.CERTIFICATE_INVALID
+
+
+class BundleError(AuthzError):
+    """Bytes are not a trust bundle, or there is none to rely on."""
+
+    default_reason = Reason.TRUST_BUNDLE_UNAVAILABLE
 
 
 class PolicyError(AuthzError):

@@ -22,6 +22,7 @@ from authz_server.clock import Clock, Instant
 from authz_server.errors import AuthzError, PolicyError, Reason
 from authz_server.facts import Annotations, Facts, Plan, extract
 from authz_server.identity.identify import Identity, identify
+from authz_server.identity.trust import Trust
 from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation
 from authz_server.policy.question import build_question
@@ -37,6 +38,14 @@ class PolicySource(Protocol):
     @property
     def current(self) -> LoadedPolicy | None:
         """The policy in force; None until one has been loaded."""
+
+
+class TrustSource(Protocol):
+    """Where the trust bundles in force come from."""
+
+    @property
+    def current(self) -> Trust:
+        """The bundles in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ class Check:
     key: bytes = b""
     facts: Facts | None = None
     policy: LoadedPolicy | None = None
+    trust: Trust | None = None
     identity: Identity | None = None
     operation: Operation | None = None
     answer: bytes | None = None
@@ -93,6 +103,7 @@ class Pipeline:
     Args:
         plan: the inputs of a decision.
         policies: the policy in force.
+        trust: the trust bundles in force; None relies on the proxy's verification.
         cache: where decisions are remembered.
         audit: where every decision is recorded before it is given.
     """
@@ -102,6 +113,7 @@ class Pipeline:
         *,
         plan: Plan,
         policies: PolicySource,
+        trust: TrustSource | None,
         cache: DecisionCache,
         audit: Sink,
         clock: Clock,
@@ -109,6 +121,7 @@ class Pipeline:
     ) -> None:
         self._plan = plan
         self._policies = policies
+        self._trust = trust
         self._cache = cache
         self._audit = audit
         self._clock = clock
@@ -166,7 +179,9 @@ class Pipeline:
         if check.policy is None:
             check.facts = Facts.decode(check.key)
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
-        entry = self._cache.get(check.key, check.policy.revision, check.arrived)
+        if self._trust is not None:
+            check.trust = self._trust.current
+        entry = self._cache.get(check.key, _revision_of(check), check.arrived)
         if entry is None:
             return None
         return _Outcome(entry.response, entry.record, cache_hit=True)
@@ -182,6 +197,7 @@ class Pipeline:
             check.policy.policy.trust_domains,
             check.arrived,
             require_certificate=self._settings.require_certificate,
+            trust=check.trust,
         )
         check.operation = classify(
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
@@ -220,7 +236,7 @@ class Pipeline:
                 Entry(
                     response=outcome.response,
                     record=outcome.record,
-                    revision=check.policy.revision,
+                    revision=_revision_of(check),
                     expires_s=check.arrived.steady_s + ttl_s,
                     valid_from_s=check.identity.valid_from_s,
                     valid_until_s=check.identity.valid_until_s,
@@ -247,6 +263,12 @@ class Pipeline:
             source=check.annotations.source,
         )
         self._audit.write(complete_event(outcome.record, occurrence))
+
+
+def _revision_of(check: Check) -> str:
+    """Return what a decision was made under: policy and trust bundles together."""
+    policy = check.policy.revision if check.policy else ""
+    return f"{policy}/{check.trust.revision}" if check.trust else policy
 
 
 def _bind(

@@ -43,11 +43,13 @@ _ABOUT_IDENTITY: Final = frozenset(
         Reason.CERTIFICATE_MISMATCH,
         Reason.CERTIFICATE_EXPIRED,
         Reason.CERTIFICATE_NOT_YET_VALID,
+        Reason.CERTIFICATE_UNTRUSTED,
     }
 )
 _ABOUT_US: Final = frozenset(
     {
         Reason.POLICY_UNAVAILABLE,
+        Reason.TRUST_BUNDLE_UNAVAILABLE,
         Reason.DEADLINE_EXCEEDED,
         Reason.OVERLOADED,
         Reason.AUDIT_UNAVAILABLE,

@@ -18,7 +18,7 @@ from checks import CAMERA
 
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline, open_policies
-from authz_server.config import Config, Inputs, Policy
+from authz_server.config import Config, Identity, Policy
 from authz_server.demo.envoy import (
     Envoy,
     Places,
@@ -57,7 +57,7 @@ def example_config(**sections: object) -> Config:
     """Return a configuration of the example policy that asks for no certificate."""
     arguments: dict[str, object] = {
         "policy": Policy(file=str(EXAMPLE)),
-        "inputs": Inputs(require_certificate=False),
+        "identity": Identity(chain="proxy", require_certificate=False),
         **sections,
     }
     return Config(**arguments)  # type: ignore[arg-type]

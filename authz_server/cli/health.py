@@ -19,6 +19,11 @@ def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private cl
         action="store_true",
         help="ask whether the newest policy file is in force",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="ask whether every trust bundle is good and fresh",
+    )
     parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
     add_config_arguments(parser)
     parser.set_defaults(run=run)
@@ -30,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     from authz_server.address import Address
-    from authz_server.transport.grpc_server import POLICY_HEALTH
+    from authz_server.transport.grpc_server import POLICY_HEALTH, TRUST_HEALTH
 
     config = config_from(args)
     address = Address.parse(config.listen.address)
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         channel = grpc.secure_channel(target, credentials, options)
     else:
         channel = grpc.insecure_channel(target)
-    service = POLICY_HEALTH if args.policy else ""
+    service = POLICY_HEALTH if args.policy else TRUST_HEALTH if args.trust else ""
     with channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -72,17 +72,19 @@ class SvidFiles:
 
 
 class DevelopmentCa:
-    """The self-signed certificate authority of one trust domain.
+    """A certificate authority of one trust domain.
 
     Attributes:
         trust_domain: its name, as in the CA certificate's URI SAN.
         certificate: the CA certificate.
     """
 
-    def __init__(self, trust_domain: str) -> None:
+    def __init__(self, trust_domain: str, issuer: DevelopmentCa | None = None) -> None:
+        """Make a CA, self-signed or an intermediate one under `issuer`."""
         self.trust_domain = trust_domain
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = _subject()
+        signer = issuer._key if issuer is not None else self._key  # noqa: SLF001 - kin
         now = _now()
         public = self._key.public_key()
         self.certificate = (
@@ -95,13 +97,16 @@ class DevelopmentCa:
             # leaf alone.
             .not_valid_before(now - CA_LIFETIME)
             .not_valid_after(now + CA_LIFETIME)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(
+                x509.BasicConstraints(ca=True, path_length=1 if issuer is None else 0),
+                critical=True,
+            )
             .add_extension(_key_usage(ca=True), critical=True)
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(public), critical=False
             )
             .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(public),
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
                 critical=False,
             )
             .add_extension(
@@ -110,7 +115,7 @@ class DevelopmentCa:
                 ),
                 critical=False,
             )
-            .sign(self._key, hashes.SHA256())
+            .sign(signer, hashes.SHA256())
         )
 
     @property

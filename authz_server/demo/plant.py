@@ -75,9 +75,6 @@ def running_plant(
             triton_folder.mkdir()
             triton = enter(Triton(triton_folder))
             say("Triton is starting")
-            server = enter(AuthzServer(folder))
-            say("authz-server is starting with examples/plant-7.yaml")
-
             factory, supplier = DevelopmentCa(FACTORY), DevelopmentCa(SUPPLIER)
             write_svid(folder, "server", factory.issue(EDGE_ID, ["localhost"]))
             bundle = write_bundle(folder, factory)
@@ -87,6 +84,9 @@ def running_plant(
                 for who, svid in issue_all(factory, supplier).items()
             }
             say(f"two CAs and {len(identities)} callers' SVIDs are made")
+
+            server = enter(AuthzServer(folder))
+            say("authz-server is starting with examples/plant-7.yaml")
 
             (port,) = free_ports(1)
             places = Places(

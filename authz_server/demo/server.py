@@ -12,6 +12,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz_server.demo.process import Command, Process
+from authz_server.demo.scenario import FACTORY, SUPPLIER
 from authz_server.errors import SetupError
 
 READY_S: Final = 20.0
@@ -30,6 +31,8 @@ class AuthzServer(Process):
     def __init__(self, folder: Path, policy: Path = POLICY) -> None:
         """Write the configuration into `folder`, which is the caller's to remove.
 
+        The trust bundles, ``<trust domain>.pem``, are expected there too.
+
         Raises:
             SetupError: if the policy is missing.
         """
@@ -44,6 +47,11 @@ class AuthzServer(Process):
         settings = {
             "listen": {"address": f"unix://{self.socket}", "socket_mode": "0600"},
             "policy": {"file": str(policy)},
+            "identity": {
+                "bundles": {
+                    name: str(folder / f"{name}.pem") for name in (FACTORY, SUPPLIER)
+                }
+            },
             "audit": {"file": str(self.audit)},
         }
         configuration.write_text(yaml.safe_dump(settings), "utf-8")

@@ -109,6 +109,8 @@ def config_text(policy: AccessPolicy, options: EmitOptions) -> str:
         {
             "listen": listen,
             "policy": {"file": f"{CONFIG_DIRECTORY}/policy.yaml"},
+            # Envoy verifies the chain; bundles of our own are not mounted here.
+            "identity": {"chain": "proxy"},
             "audit": {"file": "-"},
         }
     )

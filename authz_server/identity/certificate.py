@@ -1,8 +1,7 @@
 """The leaf certificate that the proxy saw, read for what a decision needs.
 
 Rules: SPIFFE X509-SVID (github.com/spiffe/spiffe, standards/X509-SVID.md), RFC 5280.
-What is NOT checked here: the signature chain. The proxy verified it in the TLS
-handshake; this module holds the proxy's claim against the leaf.
+What is NOT checked here: the signature chain, which is `trust`'s, and the dates.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from authz_server.errors import SpiffeIdError, SvidError
 from authz_server.identity.leaf_profile import check_leaf_profile
@@ -32,11 +32,14 @@ class Leaf:
 
     Attributes:
         spiffe_id: its one URI SAN.
+        certificate, der: the whole of it, parsed and as bytes.
         valid_from_s, valid_until_s: seconds since the epoch, both inclusive
             (RFC 5280 §4.1.2.5).
     """
 
     spiffe_id: SpiffeId
+    certificate: x509.Certificate
+    der: bytes
     valid_from_s: float
     valid_until_s: float
 
@@ -66,6 +69,8 @@ def parse_leaf(encoded: bytes) -> Leaf:
     check_leaf_profile(extensions, public_key)
     return Leaf(
         spiffe_id=_only_uri(extensions),
+        certificate=certificate,
+        der=certificate.public_bytes(Encoding.DER),
         valid_from_s=certificate.not_valid_before_utc.timestamp(),
         valid_until_s=certificate.not_valid_after_utc.timestamp(),
     )

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from authz_server.clock import Instant
 from authz_server.errors import AuthzError, Reason, SpiffeIdError, SvidError
 from authz_server.facts import Facts
-from authz_server.identity.certificate import parse_leaf
+from authz_server.identity.certificate import Leaf, parse_leaf
 from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
+from authz_server.identity.trust import Trust
 
 
 class IdentityError(AuthzError):
@@ -38,20 +39,23 @@ def identify(
     now: Instant,
     *,
     require_certificate: bool,
+    trust: Trust | None,
 ) -> Identity:
     """Return who is calling.
 
-    Not checked: the certificate's signature. Envoy did that at the TLS handshake, and
-    only then; that is why the dates are checked here, on every request: a connection or
-    a resumed session outlives the certificate.
+    Envoy verifies a certificate at the TLS handshake, and only then: a connection or a
+    resumed session outlives it. That is why the dates count here on every request.
 
     Args:
         trust_domains: whose workloads may call at all.
         require_certificate: whether `source.principal` alone is not enough.
+        trust: the bundles to verify the chain by. None relies on the proxy's own
+            verification: the leaf alone is checked, and its signature is not.
 
     Raises:
         IdentityError: if there is no acceptable identity, with the reason.
         SvidError: if the certificate breaks a rule.
+        BundleError: if there is no bundle to verify it by.
     """
     if not facts.principal:
         raise IdentityError("the peer has no name", Reason.PRINCIPAL_MISSING)
@@ -80,10 +84,16 @@ def identify(
             "principal and certificate name different workloads",
             Reason.CERTIFICATE_MISMATCH,
         )
+    _check_dates(leaf, now)
+    if trust is None:
+        return Identity(spiffe_id, leaf.valid_from_s, leaf.valid_until_s)
+    return Identity(spiffe_id, *trust.verify(leaf, now.wall_s))
+
+
+def _check_dates(leaf: Leaf, now: Instant) -> None:
     if now.wall_s > leaf.valid_until_s:
         raise SvidError("certificate has expired", Reason.CERTIFICATE_EXPIRED)
     if now.wall_s < leaf.valid_from_s:
         raise SvidError(
             "certificate is not valid yet", Reason.CERTIFICATE_NOT_YET_VALID
         )
-    return Identity(spiffe_id, leaf.valid_from_s, leaf.valid_until_s)

@@ -7,7 +7,6 @@ says why.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import threading
@@ -20,6 +19,7 @@ from authz_server.policy.compiler import compile_policy
 from authz_server.policy.document import load_policy
 from authz_server.policy.engine import Engine
 from authz_server.policy.upstream_index import index_upstreams
+from authz_server.watch import Fingerprint, Watch, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("authz_server.policy")
 
 _GRACE_S: Final = 1.0
-
-_Fingerprint = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,9 @@ class PolicyStore:
         self._reloading = threading.Lock()
         self._current: LoadedPolicy | None = None
         self._error: str | None = None
-        self._seen: _Fingerprint | None = None
+        self._seen: Fingerprint | None = None
         self._retired: dict[Engine, threading.Timer] = {}
-        self._stopping = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watch = Watch(self._look, "policy-watch")
 
     @property
     def current(self) -> LoadedPolicy | None:
@@ -109,20 +106,11 @@ class PolicyStore:
 
     def start_watching(self, interval_s: float) -> None:
         """Reload from now on whenever the file has changed, looking every interval."""
-        if self._watcher is not None:
-            return
-        self._stopping.clear()
-        self._watcher = threading.Thread(
-            target=self._watch, args=(interval_s,), name="policy-watch", daemon=True
-        )
-        self._watcher.start()
+        self._watch.start(interval_s)
 
     def stop(self) -> None:
         """End the watching and free what replaced policies held; the current stays."""
-        self._stopping.set()
-        if self._watcher is not None:
-            self._watcher.join()
-            self._watcher = None
+        self._watch.stop()
         with self._reloading:
             for engine, timer in list(self._retired.items()):
                 timer.cancel()
@@ -138,7 +126,7 @@ class PolicyStore:
 
     def _reload(self) -> bool:
         # Before reading: a change while it is read is then seen as one more change.
-        self._seen = _fingerprint(self._file)
+        self._seen = fingerprint(self._file)
         try:
             policy = load_policy(self._file)
             compiled = compile_policy(policy, self._rego_digest)
@@ -198,21 +186,7 @@ class PolicyStore:
         with self._reloading:
             self._retired.pop(engine, None)
 
-    def _watch(self, interval_s: float) -> None:
-        while not self._stopping.wait(interval_s):
-            with self._reloading:
-                if _fingerprint(self._file) != self._seen:
-                    self._reload()
-
-
-def _fingerprint(path: Path) -> _Fingerprint | None:
-    """Return what changes when the file does; None while it cannot be read.
-
-    Kubernetes replaces a mounted ConfigMap by turning a symbolic link to a new folder,
-    so what counts is the file behind all links.
-    """
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
-        resolved = path.resolve(strict=True)
-        status = resolved.stat()
-        return (str(resolved), status.st_ino, status.st_size, status.st_mtime_ns)
-    return None
+    def _look(self) -> None:
+        with self._reloading:
+            if fingerprint(self._file) != self._seen:
+                self._reload()

@@ -34,6 +34,9 @@ SERVICE: Final = "envoy.service.auth.v3.Authorization"
 POLICY_HEALTH: Final = "authz_server.policy"
 """Health of this name tells whether the newest policy file is the one in force."""
 
+TRUST_HEALTH: Final = "authz_server.trust"
+"""Health of this name tells whether every trust bundle is good and fresh."""
+
 _HEALTH_INTERVAL_S: Final = 0.1
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a twin
@@ -61,10 +64,12 @@ class Health:
     Attributes:
         can_answer: whether a policy is in force.
         is_current: whether it is the newest one, not one that a bad file left behind.
+        is_trusting: whether every trust bundle is good and fresh.
     """
 
     can_answer: bool
     is_current: bool
+    is_trusting: bool = True
 
 
 class GrpcServer:
@@ -199,6 +204,7 @@ class GrpcServer:
         await servicer.set(
             POLICY_HEALTH, _status(serving=state.can_answer and state.is_current)
         )
+        await servicer.set(TRUST_HEALTH, _status(serving=state.is_trusting))
 
 
 def _status(*, serving: bool) -> int:

@@ -321,7 +321,8 @@ def test_the_server_decides_by_a_bundle_of_ones_own(tmp_path: Path) -> None:
     assert main(build) == 0
     requests = tmp_path / "requests.jsonl"
     options = ["--policy-file", str(EXAMPLE), "--policy-bundle", str(bundle)]
-    options += ["--inputs-require-certificate", "false"]
+    options += ["--identity-require-certificate", "false"]
+    options += ["--identity-chain", "proxy"]
     for host, code in (("triton.factory.example", 0), ("elsewhere.example", 1)):
         requests.write_text(check_request(host=host).to_json())
         assert main(["decide", str(requests), *options]) == code

@@ -69,7 +69,7 @@ def serving(folder: Path, policy: str) -> Iterator[Running]:
     (folder / "config.yaml").write_text(
         f"listen: {{address: 'unix://{folder}/s'}}\n"
         f"policy: {{file: '{folder}/access.yaml', reload_interval_s: 0.05}}\n"
-        "inputs: {require_certificate: false}\n"
+        "identity: {chain: proxy, require_certificate: false}\n"
         "limits: {deadline_s: 5}\n"
         f"audit: {{file: '{folder}/audit.jsonl'}}\n"
     )
@@ -144,6 +144,7 @@ def test_health_of_a_mutual_tls_listener_is_asked_with_its_own_certificate(
         f"  tls: {{certificate: '{tmp_path}/crt', key: '{tmp_path}/key', "
         f"client_ca: '{tmp_path}/ca', proxies: ['spiffe://factory.example/a']}}\n"
         "policy: {file: p}\n"
+        "identity: {chain: proxy}\n"
     )
     assert main(["health", "--config", str(config)]) == 1
     assert "has no DNS name" in capsys.readouterr().err
@@ -193,6 +194,8 @@ def test_a_central_server_answers_an_envoy_over_mutual_tls(tmp_path: Path) -> No
         f"  tls: {{certificate: '{tmp_path}/authz.crt', key: '{tmp_path}/authz.key', "
         f"client_ca: '{tmp_path}/factory.example.pem', proxies: ['{EDGE_ID}']}}\n"
         f"policy: {{file: '{EXAMPLE}'}}\n"
+        "identity: {bundles: {factory.example: "
+        f"'{tmp_path}/factory.example.pem'}}}}\n"
         f"audit: {{file: '{tmp_path}/audit.jsonl'}}\n"
     )
     with (
@@ -200,6 +203,7 @@ def test_a_central_server_answers_an_envoy_over_mutual_tls(tmp_path: Path) -> No
         edge_envoy(tmp_path, "edge-mtls", authz_port=port) as edge,
     ):
         assert eventually(lambda: main(["health", "--config", str(config)]) == 0)
+        assert main(["health", "--trust", "--config", str(config)]) == 0
         assert eventually(lambda: camera_status(tmp_path, edge, INFER) == 200)
         denied = "/v2/models/demand-forecast/infer"
         assert camera_status(tmp_path, edge, denied) == 403

@@ -82,6 +82,8 @@ def load(tmp_path: Path) -> Iterator[Load]:
     (tmp_path / "config.yaml").write_text(
         f"listen: {{address: 'unix://{tmp_path}/s'}}\n"
         f"policy: {{file: '{tmp_path}/access.yaml', reload_interval_s: 0.05}}\n"
+        "identity: {bundles: {factory.example: "
+        f"'{tmp_path}/factory.example.pem'}}}}\n"
         f"audit: {{file: '{tmp_path}/audit.jsonl'}}\n"
     )
     write_edge_files(tmp_path)

@@ -29,9 +29,7 @@ from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline
 from authz_server.policy.store import PolicyStore
 
-CONFIG = example_config(
-    inputs=Inputs(require_certificate=False, headers=("x-line", "x-role"))
-)
+CONFIG = example_config(inputs=Inputs(headers=("x-line", "x-role")))
 ALLOWED = bytes(check_request())
 
 

@@ -19,8 +19,11 @@ DEFAULTS = {
     "policy.bundle": "",
     "policy.reload_interval_s": 1.0,
     "policy.instances": 2,
+    "identity.chain": "bundle",
+    "identity.bundles": {},
+    "identity.max_bundle_age_s": 0.0,
+    "identity.require_certificate": True,
     "inputs.headers": (),
-    "inputs.require_certificate": True,
     "inputs.trust_host": False,
     "cache.max_entries": 100_000,
     "cache.max_bytes": 134_217_728,
@@ -49,6 +52,7 @@ def load(text: str = "policy: {file: p.yaml}", **flags: str) -> Config:
 def _load(text: str, environment: dict[str, str], flags: dict[str, str]) -> Config:
     import tempfile
 
+    environment = {"AUTHZ_SERVER_IDENTITY_CHAIN": "proxy", **environment}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(text, encoding="utf-8")
@@ -108,13 +112,24 @@ def test_one_header_needs_no_list() -> None:
 
 
 def test_without_a_file_the_environment_is_enough() -> None:
-    config = load_config(None, {"AUTHZ_SERVER_POLICY_FILE": "p"}, {})
+    bundles = "{td: b.pem}"
+    config = load_config(
+        None,
+        {
+            "AUTHZ_SERVER_POLICY_FILE": "p",
+            "AUTHZ_SERVER_IDENTITY_BUNDLES": bundles,
+        },
+        {},
+    )
     assert config.policy.file == "p"
+    assert config.identity.bundles == {"td": "b.pem"}
 
 
 def test_other_variables_are_none_of_ours() -> None:
     config = load_config(
-        None, {"AUTHZ_SERVER_POLICY_FILE": "p", "AUTHZ_SERVER_CACHE": "/x"}, {}
+        None,
+        {"AUTHZ_SERVER_POLICY_FILE": "p", "AUTHZ_SERVER_CACHE": "/x"},
+        {"identity.chain": "proxy"},
     )
     assert config.cache == Config().cache
 
@@ -122,6 +137,38 @@ def test_other_variables_are_none_of_ours() -> None:
 def test_the_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load().policy.file = "x"  # type: ignore[misc]
+
+
+def bundled(identity: str) -> str:
+    return f"{{policy: {{file: p}}, identity: {{{identity}}}}}"
+
+
+BAD_IDENTITY = {
+    "identity.chain: expected one of": "chain: maybe",
+    "identity.bundles: missing": "chain: bundle",
+    "identity.bundles: expected a mapping": "bundles: [a]",
+    "identity.bundles: expected a mapping of strings, got {1": "bundles: {1: a}",
+    "identity.bundles: trust domain 'TD'": "bundles: {TD: a}",
+    "identity.max_bundle_age_s: must not be negative": (
+        "bundles: {td: a}, max_bundle_age_s: -1"
+    ),
+    "identity.require_certificate: without a certificate": (
+        "bundles: {td: a}, require_certificate: false"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "text"), BAD_IDENTITY.items(), ids=BAD_IDENTITY.keys()
+)
+def test_a_bad_identity_setting_is_named_with_its_mend(
+    message: str, text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(bundled(text))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {}, {})
+    assert message in "\n".join(caught.value.problems)
 
 
 BAD = {

@@ -89,6 +89,7 @@ class Bench:
         self.pipeline = Pipeline(
             plan=Plan(outlines=OUTLINES),
             policies=self.source,
+            trust=None,
             cache=self.cache,
             audit=self.sink,
             clock=self.time,

@@ -10,7 +10,11 @@ from authz_server.cli import main
 
 ALLOWED = check_request().to_json()
 DENIED = check_request(principal=FORECASTER).to_json()
-OPTIONS = ["--policy-file", str(EXAMPLE), "--inputs-require-certificate", "false"]
+OPTIONS = [
+    *("--policy-file", str(EXAMPLE)),
+    *("--identity-chain", "proxy"),
+    *("--identity-require-certificate", "false"),
+]
 
 
 def decide(file: Path, *options: str) -> int:
@@ -100,7 +104,7 @@ def test_a_missing_file_is_named(
 def test_a_policy_that_cannot_be_loaded_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["decide", "--policy-file", str(tmp_path / "gone.yaml")]) == 1
+    assert main(["decide", *OPTIONS, "--policy-file", str(tmp_path / "gone.yaml")]) == 1
     assert "gone.yaml" in capsys.readouterr().err
 
 

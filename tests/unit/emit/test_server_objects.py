@@ -64,6 +64,7 @@ def test_outside_a_mesh_the_server_listens_with_mtls_for_the_upstreams_proxies(
             },
         },
         "policy": {"file": "/etc/authz-server/policy.yaml"},
+        "identity": {"chain": "proxy"},
         "audit": {"file": "-"},
     }
 

@@ -54,6 +54,7 @@ def who(
         TRUST_DOMAINS,
         now,
         require_certificate=require_certificate,
+        trust=None,
     )
 
 

@@ -239,7 +239,7 @@ def test_stopping_ends_the_watching_and_leaves_the_policy(file: Path) -> None:
         store.start_watching(0.01)
         store.stop()
         file.write_text(OTHER)
-        assert store._watcher is None
+        assert not store._watch.is_running
         assert allows(store.current, "m")
         store.start_watching(0.01)
         wait_until(lambda: allows(store.current, "k"))

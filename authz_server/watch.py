@@ -1,0 +1,64 @@
+"""Noticing that a file has changed, and a thread that looks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+Fingerprint = tuple[str, int, int, int]
+
+
+def fingerprint(path: Path) -> Fingerprint | None:
+    """Return what changes when the file does; None while it cannot be read.
+
+    Kubernetes replaces a mounted ConfigMap by turning a symbolic link to a new folder,
+    so what counts is the file behind all links.
+    """
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
+        resolved = path.resolve(strict=True)
+        status = resolved.stat()
+        return (str(resolved), status.st_ino, status.st_size, status.st_mtime_ns)
+    return None
+
+
+class Watch:
+    """A thread that calls `look` every so often until it is stopped.
+
+    Args:
+        look: must not raise what it can handle; an error ends the thread.
+        name: of the thread.
+    """
+
+    def __init__(self, look: Callable[[], None], name: str) -> None:
+        self._look = look
+        self._name = name
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread looks."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, interval_s: float) -> None:
+        """Look every `interval_s` seconds from now on; nothing if it does already."""
+        if self._thread is not None:
+            return
+        self._stopping.clear()
+        self._thread = threading.Thread(
+            target=self._run, args=(interval_s,), name=self._name, daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; it is gone when this returns."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self, interval_s: float) -> None:
+        while not self._stopping.wait(interval_s):
+            self._look()
