@@ -27,7 +27,7 @@ class Watch:
     """A thread that calls `look` every so often until it is stopped.
 
     Args:
-        look: must not raise what it can handle; an error ends the thread.
+        look: an error in it ends the thread, which `has_died` then tells.
         name: of the thread.
     """
 
@@ -41,6 +41,11 @@ class Watch:
     def is_running(self) -> bool:
         """Whether the thread looks."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether an error ended the thread, so that changes go unseen."""
+        return self._thread is not None and not self._thread.is_alive()
 
     def start(self, interval_s: float) -> None:
         """Look every `interval_s` seconds from now on; nothing if it does already."""

@@ -117,6 +117,8 @@ class TrustFiles:
             for name, anchor in self._current.anchors.items()
             if now_s > anchor.good_until_s
         ]
+        if self._watch.has_died:
+            problems.append("the bundles are no longer watched; restart the server")
         return "; ".join(problems) or None
 
     def reload(self) -> None:

@@ -96,7 +96,9 @@ class PolicyStore:
 
     @property
     def error(self) -> str | None:
-        """Why the last load failed; None if it did not."""
+        """Why the policy in force may not be the newest; None if it is."""
+        if self._watch.has_died:
+            return "the policy file is no longer watched; restart the server"
         return self._error
 
     def reload(self) -> bool:
