@@ -10,10 +10,12 @@ from authz_server.cache import DecisionCache
 from authz_server.clock import system_clock
 from authz_server.config import Config
 from authz_server.facts import Plan
+from authz_server.identity.revocation import RevocationFile
+from authz_server.identity.sources import IdentitySources
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import TrustFiles
 from authz_server.operations.triton_grpc import OUTLINES
-from authz_server.pipeline import Pipeline, PolicySource, Settings, TrustSource
+from authz_server.pipeline import Pipeline, PolicySource, Settings
 from authz_server.policy.building import read_wasm, shipped_wasm
 from authz_server.policy.store import PolicyStore
 from authz_server.response import prepare
@@ -35,15 +37,19 @@ def open_policies(config: Config) -> PolicyStore:
     )
 
 
-def open_trust(config: Config) -> TrustFiles | None:
-    """Return the configured bundles, not read yet; None to rely on the proxy."""
+def open_identities(config: Config) -> IdentitySources:
+    """Return the configured bundles and revocation list, not read yet."""
     identity = config.identity
-    if identity.chain == "proxy":
-        return None
-    return TrustFiles(
-        {TrustDomain(name): Path(file) for name, file in identity.bundles.items()},
-        max_age_s=identity.max_bundle_age_s or math.inf,
-        clock=system_clock,
+    trust = None
+    if identity.chain != "proxy":
+        trust = TrustFiles(
+            {TrustDomain(name): Path(file) for name, file in identity.bundles.items()},
+            max_age_s=identity.max_bundle_age_s or math.inf,
+            clock=system_clock,
+        )
+    list_file = identity.revocations
+    return IdentitySources(
+        trust, RevocationFile(Path(list_file)) if list_file else None
     )
 
 
@@ -51,21 +57,20 @@ def build_pipeline(
     config: Config,
     policies: PolicySource,
     audit: Sink,
-    trust: TrustSource | None = None,
+    identities: IdentitySources,
 ) -> Pipeline:
     """Return the pipeline that `config` describes, ready to answer at once.
 
     Args:
-        trust: what `open_trust` returned for the same configuration; anything else
-            is an error, so that forgetting it cannot mean trusting the proxy.
+        identities: what `open_identities` returned for the same configuration.
     """
-    if (trust is None) is not (config.identity.chain == "proxy"):
+    if (identities.trust is None) is not (config.identity.chain == "proxy"):
         raise ValueError("trust bundles and identity.chain contradict each other")
     prepare()
     return Pipeline(
         plan=Plan(headers=config.inputs.headers, outlines=OUTLINES),
         policies=policies,
-        trust=trust,
+        identities=identities,
         cache=DecisionCache(
             max_entries=config.cache.max_entries, max_bytes=config.cache.max_bytes
         ),

@@ -91,6 +91,8 @@ class Identity:
     """Trust domain to file: PEM certificates or a SPIFFE bundle. Watched."""
     max_bundle_age_s: float = 0.0
     """Seconds since a bundle's file was written until it is too old; 0 for never."""
+    revocations: str = ""
+    """File of what is revoked; empty for none. Watched."""
     require_certificate: bool = True
     """Deny when Envoy sends no peer certificate (``include_peer_certificate``)."""
 

@@ -36,6 +36,11 @@ class Reason(enum.StrEnum):
     CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
     CERTIFICATE_UNTRUSTED = "certificate_untrusted"
     """No chain leads from the leaf to the bundle of its trust domain."""
+    CERTIFICATE_REVOKED = "certificate_revoked"
+    PRINCIPAL_REVOKED = "principal_revoked"
+    """The workload, what is above it, or its trust domain is on the revocation list."""
+    REVOCATIONS_UNAVAILABLE = "revocations_unavailable"
+    """A revocation list is configured and could not be read yet."""
     TRUST_BUNDLE_UNAVAILABLE = "trust_bundle_unavailable"
     """The trust domain has no bundle, an empty one, or one that is too old."""
 

@@ -22,7 +22,7 @@ from authz_server.clock import Clock, Instant
 from authz_server.errors import AuthzError, PolicyError, Reason
 from authz_server.facts import Annotations, Facts, Plan, extract
 from authz_server.identity.identify import Identity, identify
-from authz_server.identity.trust import Trust
+from authz_server.identity.sources import IdentityState
 from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation
 from authz_server.policy.question import build_question
@@ -40,12 +40,12 @@ class PolicySource(Protocol):
         """The policy in force; None until one has been loaded."""
 
 
-class TrustSource(Protocol):
-    """Where the trust bundles in force come from."""
+class IdentitySource(Protocol):
+    """Where bundles and revocations come from."""
 
     @property
-    def current(self) -> Trust:
-        """The bundles in force."""
+    def current(self) -> IdentityState:
+        """What is in force now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Check:
     key: bytes = b""
     facts: Facts | None = None
     policy: LoadedPolicy | None = None
-    trust: Trust | None = None
+    standing: IdentityState | None = None
     identity: Identity | None = None
     operation: Operation | None = None
     answer: bytes | None = None
@@ -103,7 +103,7 @@ class Pipeline:
     Args:
         plan: the inputs of a decision.
         policies: the policy in force.
-        trust: the trust bundles in force; None relies on the proxy's verification.
+        identities: the trust bundles and revocations in force.
         cache: where decisions are remembered.
         audit: where every decision is recorded before it is given.
     """
@@ -113,7 +113,7 @@ class Pipeline:
         *,
         plan: Plan,
         policies: PolicySource,
-        trust: TrustSource | None,
+        identities: IdentitySource,
         cache: DecisionCache,
         audit: Sink,
         clock: Clock,
@@ -121,7 +121,7 @@ class Pipeline:
     ) -> None:
         self._plan = plan
         self._policies = policies
-        self._trust = trust
+        self._identities = identities
         self._cache = cache
         self._audit = audit
         self._clock = clock
@@ -179,8 +179,7 @@ class Pipeline:
         if check.policy is None:
             check.facts = Facts.decode(check.key)
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
-        if self._trust is not None:
-            check.trust = self._trust.current
+        check.standing = self._identities.current
         entry = self._cache.get(check.key, _revision_of(check), check.arrived)
         if entry is None:
             return None
@@ -188,7 +187,7 @@ class Pipeline:
 
     def _decide(self, check: Check) -> _Outcome:
         """Stages 3 to 7."""
-        if check.policy is None:
+        if check.policy is None or check.standing is None:
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
         self._check_deadline(check)
         check.facts = facts = Facts.decode(check.key)
@@ -197,7 +196,7 @@ class Pipeline:
             check.policy.policy.trust_domains,
             check.arrived,
             require_certificate=self._settings.require_certificate,
-            trust=check.trust,
+            state=check.standing,
         )
         check.operation = classify(
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
@@ -266,9 +265,10 @@ class Pipeline:
 
 
 def _revision_of(check: Check) -> str:
-    """Return what a decision was made under: policy and trust bundles together."""
+    """Return what a decision is made under: policy, bundles and revocations."""
     policy = check.policy.revision if check.policy else ""
-    return f"{policy}/{check.trust.revision}" if check.trust else policy
+    standing = check.standing.revision if check.standing else ""
+    return f"{policy}/{standing}"
 
 
 def _bind(

@@ -44,12 +44,15 @@ _ABOUT_IDENTITY: Final = frozenset(
         Reason.CERTIFICATE_EXPIRED,
         Reason.CERTIFICATE_NOT_YET_VALID,
         Reason.CERTIFICATE_UNTRUSTED,
+        Reason.CERTIFICATE_REVOKED,
+        Reason.PRINCIPAL_REVOKED,
     }
 )
 _ABOUT_US: Final = frozenset(
     {
         Reason.POLICY_UNAVAILABLE,
         Reason.TRUST_BUNDLE_UNAVAILABLE,
+        Reason.REVOCATIONS_UNAVAILABLE,
         Reason.DEADLINE_EXCEEDED,
         Reason.OVERLOADED,
         Reason.AUDIT_UNAVAILABLE,

@@ -30,6 +30,7 @@ from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
 from authz_server.demo.process import free_ports
 from authz_server.demo.scenario import EDGE_ID, FACTORY, SUPPLIER
 from authz_server.errors import AuthzError
+from authz_server.identity.sources import IdentitySources
 from authz_server.pipeline import Pipeline
 from authz_server.policy.store import PolicyStore
 from authz_server.transport.grpc_server import GrpcServer
@@ -81,7 +82,7 @@ def example_pipeline(
     """Yield a whole pipeline on the example policy."""
     config = config or example_config()
     with loaded_policies(config) as policies:
-        yield build_pipeline(config, policies, sink)
+        yield build_pipeline(config, policies, sink, IdentitySources())
 
 
 @contextlib.contextmanager

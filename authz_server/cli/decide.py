@@ -53,18 +53,17 @@ class _Capture:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each request; 0 if all were allowed."""
-    from authz_server.assembly import build_pipeline, open_policies, open_trust
+    from authz_server.assembly import build_pipeline, open_identities, open_policies
 
     config = config_from(args)
     policies = open_policies(config)
     try:
         if not policies.reload():
             raise PolicyError(policies.error or "the policy cannot be loaded")
-        trust = open_trust(config)
-        if trust is not None:
-            trust.reload()
+        identities = open_identities(config)
+        identities.reload()
         capture = _Capture()
-        pipeline = build_pipeline(config, policies, capture, trust)
+        pipeline = build_pipeline(config, policies, capture, identities)
         show = _PRINTERS[args.output]
         is_allowed = True
         for raw in _read(args.requests):

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(config: Config) -> None:
     from authz_server.address import Address
-    from authz_server.assembly import build_pipeline, open_policies, open_trust
+    from authz_server.assembly import build_pipeline, open_identities, open_policies
     from authz_server.audit import FileSink
     from authz_server.clock import system_clock
     from authz_server.identity.spiffe_id import SpiffeId
@@ -76,14 +76,14 @@ async def _serve(config: Config) -> None:
     log = logging.getLogger("authz_server.serve")
     tls = config.listen.tls
     policies = open_policies(config)
-    trust = open_trust(config)
+    identities = open_identities(config)
     audit = FileSink(config.audit.file)
     server = GrpcServer(
-        build_pipeline(config, policies, audit, trust),
+        build_pipeline(config, policies, audit, identities),
         health_of=lambda: Health(
             can_answer=policies.current is not None,
             is_current=policies.error is None,
-            is_trusting=trust is None or trust.error is None,
+            is_trusting=identities.error is None,
         ),
         max_pending=config.limits.max_pending,
         workers=config.limits.workers,
@@ -99,9 +99,8 @@ async def _serve(config: Config) -> None:
     # the server starts all the same, so that mending the file is enough.
     await asyncio.to_thread(policies.reload)
     policies.start_watching(config.policy.reload_interval_s)
-    if trust is not None:
-        await asyncio.to_thread(trust.reload)
-        trust.start_watching(config.policy.reload_interval_s)
+    await asyncio.to_thread(identities.reload)
+    identities.start_watching(config.policy.reload_interval_s)
     try:
         await server.run(
             Address.parse(config.listen.address),
@@ -112,6 +111,5 @@ async def _serve(config: Config) -> None:
         )
     finally:
         policies.stop()
-        if trust is not None:
-            trust.stop()
+        identities.stop()
         audit.close()

@@ -10,8 +10,8 @@ from authz_server.clock import Instant
 from authz_server.errors import AuthzError, Reason, SpiffeIdError, SvidError
 from authz_server.facts import Facts
 from authz_server.identity.certificate import Leaf, parse_leaf
+from authz_server.identity.sources import IdentityState
 from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
-from authz_server.identity.trust import Trust
 
 
 class IdentityError(AuthzError):
@@ -39,7 +39,7 @@ def identify(
     now: Instant,
     *,
     require_certificate: bool,
-    trust: Trust | None,
+    state: IdentityState,
 ) -> Identity:
     """Return who is calling.
 
@@ -49,14 +49,51 @@ def identify(
     Args:
         trust_domains: whose workloads may call at all.
         require_certificate: whether `source.principal` alone is not enough.
-        trust: the bundles to verify the chain by. None relies on the proxy's own
-            verification: the leaf alone is checked, and its signature is not.
+        state: bundles and revocations. Without bundles the proxy's verification is
+            relied on: the leaf alone is checked, and its signature is not.
 
     Raises:
         IdentityError: if there is no acceptable identity, with the reason.
         SvidError: if the certificate breaks a rule.
         BundleError: if there is no bundle to verify it by.
+        RevokedError: if caller or certificate is on the revocation list.
     """
+    spiffe_id = _principal(facts, trust_domains)
+    if state.revocations is None:
+        raise IdentityError(
+            "the revocation list cannot be read", Reason.REVOCATIONS_UNAVAILABLE
+        )
+    state.revocations.check_id(spiffe_id)
+    if not facts.certificate:
+        if require_certificate:
+            raise IdentityError(
+                "Envoy sent no certificate; set include_peer_certificate",
+                Reason.CERTIFICATE_MISSING,
+            )
+        return Identity(spiffe_id)
+    leaf = parse_leaf(facts.certificate)
+    if leaf.spiffe_id != spiffe_id:
+        raise SvidError(
+            "principal and certificate name different workloads",
+            Reason.CERTIFICATE_MISMATCH,
+        )
+    state.revocations.check_certificate(leaf)
+    _check_dates(leaf, now)
+    if state.trust is None:
+        return Identity(spiffe_id, leaf.valid_from_s, leaf.valid_until_s)
+    return Identity(spiffe_id, *state.trust.verify(leaf, now.wall_s))
+
+
+def _check_dates(leaf: Leaf, now: Instant) -> None:
+    if now.wall_s > leaf.valid_until_s:
+        raise SvidError("certificate has expired", Reason.CERTIFICATE_EXPIRED)
+    if now.wall_s < leaf.valid_from_s:
+        raise SvidError(
+            "certificate is not valid yet", Reason.CERTIFICATE_NOT_YET_VALID
+        )
+
+
+def _principal(facts: Facts, trust_domains: AbstractSet[TrustDomain]) -> SpiffeId:
     if not facts.principal:
         raise IdentityError("the peer has no name", Reason.PRINCIPAL_MISSING)
     try:
@@ -71,29 +108,4 @@ def identify(
             f"trust domain {spiffe_id.trust_domain} is not the policy's",
             Reason.TRUST_DOMAIN_UNKNOWN,
         )
-    if not facts.certificate:
-        if require_certificate:
-            raise IdentityError(
-                "Envoy sent no certificate; set include_peer_certificate",
-                Reason.CERTIFICATE_MISSING,
-            )
-        return Identity(spiffe_id)
-    leaf = parse_leaf(facts.certificate)
-    if leaf.spiffe_id != spiffe_id:
-        raise SvidError(
-            "principal and certificate name different workloads",
-            Reason.CERTIFICATE_MISMATCH,
-        )
-    _check_dates(leaf, now)
-    if trust is None:
-        return Identity(spiffe_id, leaf.valid_from_s, leaf.valid_until_s)
-    return Identity(spiffe_id, *trust.verify(leaf, now.wall_s))
-
-
-def _check_dates(leaf: Leaf, now: Instant) -> None:
-    if now.wall_s > leaf.valid_until_s:
-        raise SvidError("certificate has expired", Reason.CERTIFICATE_EXPIRED)
-    if now.wall_s < leaf.valid_from_s:
-        raise SvidError(
-            "certificate is not valid yet", Reason.CERTIFICATE_NOT_YET_VALID
-        )
+    return spiffe_id

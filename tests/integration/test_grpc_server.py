@@ -27,6 +27,7 @@ from authz_server.clock import system_clock
 from authz_server.config import Limits
 from authz_server.demo.pki import DevelopmentCa, Svid
 from authz_server.errors import ConfigError, Reason
+from authz_server.identity.sources import IdentitySources
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.pipeline import Pipeline
 from authz_server.policy.engine import Verdict
@@ -60,7 +61,7 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def pipeline(policies: PolicyStore, sink: MemorySink) -> Pipeline:
-    return build_pipeline(CONFIG, policies, sink)
+    return build_pipeline(CONFIG, policies, sink, IdentitySources())
 
 
 def server(pipeline: Pipeline, **changes: object) -> GrpcServer:
@@ -158,7 +159,9 @@ def test_what_exceeds_the_queue_is_denied_at_once_and_recorded(
     policies: PolicyStore, sink: MemorySink, tmp_path: Path
 ) -> None:
     gate = Gate(policies)
-    busy = server(build_pipeline(CONFIG, gate, sink), max_pending=1, workers=1)
+    busy = server(
+        build_pipeline(CONFIG, gate, sink, IdentitySources()), max_pending=1, workers=1
+    )
     with (
         running_server(busy, Address(path=str(tmp_path / "s"))) as target,
         grpc.insecure_channel(target) as channel,
@@ -177,7 +180,9 @@ def test_a_check_that_the_proxy_gave_up_on_is_recorded_as_a_denial(
     policies: PolicyStore, sink: MemorySink, tmp_path: Path
 ) -> None:
     gate = Gate(policies)
-    busy = server(build_pipeline(CONFIG, gate, sink), max_pending=4, workers=1)
+    busy = server(
+        build_pipeline(CONFIG, gate, sink, IdentitySources()), max_pending=4, workers=1
+    )
     with (
         running_server(busy, Address(path=str(tmp_path / "s"))) as target,
         grpc.insecure_channel(target) as channel,
@@ -200,7 +205,7 @@ def test_open_calls_are_finished_when_the_server_stops(
     policies: PolicyStore, sink: MemorySink, tmp_path: Path
 ) -> None:
     gate = Gate(policies)
-    draining = server(build_pipeline(CONFIG, gate, sink))
+    draining = server(build_pipeline(CONFIG, gate, sink, IdentitySources()))
     with grpc.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
         with running_server(draining, Address(path=str(tmp_path / "s"))):
             call = channel.unary_unary(METHOD).future(ALLOWED, timeout=10)

@@ -25,6 +25,7 @@ from authz_server.assembly import build_pipeline
 from authz_server.config import Inputs
 from authz_server.errors import AuditError, PolicyError, Reason
 from authz_server.facts import Facts, Plan, extract
+from authz_server.identity.sources import IdentitySources
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline
 from authz_server.policy.store import PolicyStore
@@ -42,7 +43,7 @@ def policies() -> Iterator[PolicyStore]:
 def answer(policies: PolicyStore, raw: bytes) -> tuple[bytes, dict[str, object]]:
     """Return the response of a fresh pipeline, and the audit event."""
     sink = MemorySink()
-    response = build_pipeline(CONFIG, policies, sink).check(raw)
+    response = build_pipeline(CONFIG, policies, sink, IdentitySources()).check(raw)
     assert len(sink.events) == 1
     event: dict[str, object] = json.loads(sink.events[0])
     return response, event
@@ -145,14 +146,14 @@ def test_requests_that_differ_in_what_the_policy_sees_never_share_an_entry(
     questions = []
     for raw in (one, other):
         recorder = Recorder(policies)
-        build_pipeline(CONFIG, recorder, MemorySink()).check(raw)
+        build_pipeline(CONFIG, recorder, MemorySink(), IdentitySources()).check(raw)
         questions.append(recorder.questions)
     if questions[0] != questions[1]:
         assert facts_of(one) != facts_of(other)
 
     # And through one shared cache the second gets its own answer.
     sink = MemorySink()
-    shared = build_pipeline(CONFIG, policies, sink)
+    shared = build_pipeline(CONFIG, policies, sink, IdentitySources())
     shared.check(one)
     assert shared.check(other) == answer(policies, other)[0]
 
@@ -170,7 +171,7 @@ def test_a_remembered_answer_is_the_fresh_answer_and_is_recorded_too(
     policies: PolicyStore, raw: bytes
 ) -> None:
     sink = MemorySink()
-    pipeline = build_pipeline(CONFIG, policies, sink)
+    pipeline = build_pipeline(CONFIG, policies, sink, IdentitySources())
     first, second = pipeline.check(raw), pipeline.check(raw)
     assert first == second
     events = [json.loads(event) for event in sink.events]
@@ -228,10 +229,10 @@ def test_whatever_raises_anywhere_the_answer_is_a_denial_with_a_reason(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    pipeline = build_pipeline(CONFIG, policies, MemorySink())
+    pipeline = build_pipeline(CONFIG, policies, MemorySink(), IdentitySources())
     assert is_allowed(pipeline.check(ALLOWED))
     monkeypatch.setattr(stage, fail)
-    fresh = build_pipeline(CONFIG, policies, MemorySink())
+    fresh = build_pipeline(CONFIG, policies, MemorySink(), IdentitySources())
     response = fresh.check(ALLOWED)
     assert not is_allowed(response)
     assert reason_of(response) in set(Reason) - {Reason.GRANTED}
@@ -249,7 +250,9 @@ def test_an_engine_that_answers_nonsense_gets_a_denial(
     monkeypatch.setattr(
         "authz_server.policy.engine.Engine.evaluate", lambda *_: verdict
     )
-    response = build_pipeline(CONFIG, policies, MemorySink()).check(ALLOWED)
+    response = build_pipeline(CONFIG, policies, MemorySink(), IdentitySources()).check(
+        ALLOWED
+    )
     assert reason_of(response) == Reason.INTERNAL_ERROR
 
 
@@ -257,6 +260,8 @@ def test_an_empty_response_is_never_given(
     policies: PolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authz_server.pipeline.allow", lambda: b"")
-    pipeline: Pipeline = build_pipeline(CONFIG, policies, MemorySink())
+    pipeline: Pipeline = build_pipeline(
+        CONFIG, policies, MemorySink(), IdentitySources()
+    )
     for _ in range(2):
         assert not is_allowed(pipeline.check(ALLOWED))

@@ -22,6 +22,7 @@ DEFAULTS = {
     "identity.chain": "bundle",
     "identity.bundles": {},
     "identity.max_bundle_age_s": 0.0,
+    "identity.revocations": "",
     "identity.require_certificate": True,
     "inputs.headers": (),
     "inputs.trust_host": False,

@@ -23,6 +23,7 @@ from authz_server.clock import Instant
 from authz_server.demo.pki import DevelopmentCa
 from authz_server.errors import Reason
 from authz_server.facts import Plan
+from authz_server.identity.sources import IdentitySources
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline, Settings
 from authz_server.policy.engine import Verdict
@@ -89,7 +90,7 @@ class Bench:
         self.pipeline = Pipeline(
             plan=Plan(outlines=OUTLINES),
             policies=self.source,
-            trust=None,
+            identities=IdentitySources(),
             cache=self.cache,
             audit=self.sink,
             clock=self.time,

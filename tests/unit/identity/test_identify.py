@@ -11,6 +11,8 @@ from authz_server.errors import AuthzError, Reason
 from authz_server.facts import Body, BodyState, Facts
 from authz_server.identity.certificate import MAX_CERTIFICATE_BYTES, parse_leaf
 from authz_server.identity.identify import Identity, identify
+from authz_server.identity.revocation import Revocations
+from authz_server.identity.sources import IdentityState
 from authz_server.identity.spiffe_id import TrustDomain
 
 CA = DevelopmentCa("factory.example")
@@ -18,6 +20,9 @@ START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 END = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 NOON = Instant(START.timestamp() + 43_200, 0.0)
 TRUST_DOMAINS = frozenset({TrustDomain("factory.example")})
+
+
+NOTHING_REVOKED = Revocations()
 
 
 def svid(spiffe_id: str = CAMERA, **changes: object) -> Svid:
@@ -46,6 +51,7 @@ def who(
     *,
     now: Instant = NOON,
     require_certificate: bool = True,
+    revocations: Revocations | None = NOTHING_REVOKED,
 ) -> Identity:
     if certificate is None:
         certificate = envoy_certificate(svid().certificate_pem)
@@ -54,7 +60,7 @@ def who(
         TRUST_DOMAINS,
         now,
         require_certificate=require_certificate,
-        trust=None,
+        state=IdentityState(None, revocations),
     )
 
 

@@ -7,13 +7,14 @@ import pytest
 from checks import CAMERA, check_request, envoy_certificate, is_allowed, reason_of
 from parts import MemorySink, eventually, example_config, loaded_policies
 
-from authz_server.assembly import build_pipeline, open_trust
+from authz_server.assembly import build_pipeline, open_identities
 from authz_server.clock import Instant
 from authz_server.config import Identity
 from authz_server.demo.pki import DevelopmentCa, Svid
 from authz_server.errors import AuthzError, BundleError, Reason, SvidError
 from authz_server.identity.certificate import Leaf, parse_leaf
 from authz_server.identity.chain import ChainVerifier
+from authz_server.identity.sources import IdentitySources
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import TrustFiles
 from authz_server.identity.trust_bundle import TrustBundle, parse_bundle
@@ -255,8 +256,7 @@ def test_a_remembered_decision_dies_with_the_bundle_that_it_was_made_under(
     path = tmp_path / "f.pem"
     path.write_bytes(CA.bundle_pem)
     config = example_config(identity=Identity(bundles={FACTORY.name: str(path)}))
-    trust = open_trust(config)
-    assert trust is not None
+    trust = open_identities(config)
     trust.reload()
     encoded = envoy_certificate(CA.issue(CAMERA).certificate_pem)
     raw = bytes(check_request(certificate=encoded))
@@ -277,4 +277,4 @@ def test_a_remembered_decision_dies_with_the_bundle_that_it_was_made_under(
 def test_forgetting_the_bundles_does_not_mean_to_trust_the_proxy() -> None:
     config = example_config(identity=Identity(bundles={FACTORY.name: "f.pem"}))
     with loaded_policies(config) as policies, pytest.raises(ValueError, match="chain"):
-        build_pipeline(config, policies, MemorySink())
+        build_pipeline(config, policies, MemorySink(), IdentitySources())
