@@ -100,6 +100,7 @@ manifests: $(READY) ## emit the example policy's manifests again
 .PHONY: bench
 bench: $(READY) ## what a check costs, through the real Envoy
 	@$(BIN)/python benchmarks/envoy_overhead.py $(BENCH_ARGS)
+	@$(BIN)/python benchmarks/identity_cost.py
 
 .PHONY: clean
 clean: ## remove the virtual environment; the cache folder stays
