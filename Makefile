@@ -68,7 +68,7 @@ check: $(READY) ## format, lint, types and import rules
 	$(say) "ruff format, ruff check"
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	$(say) "mypy --strict"
-	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary && $(BIN)/mypy --no-error-summary benchmarks/*.py
 	$(say) "import-linter"
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 

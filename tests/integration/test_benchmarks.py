@@ -1,0 +1,39 @@
+"""The benchmarks run and check their answers; what they measure is not asserted."""
+
+import subprocess
+import sys
+
+import pytest
+from parts import REPOSITORY
+
+
+def run(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.envoy
+def test_the_overhead_is_measured_in_four_ways() -> None:
+    out = run(
+        "envoy_overhead.py", "--calls", "40", "--rounds", "1", "--connections", "2"
+    )
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows if len(row) == 8 and row[1].isdigit()] == [
+        "none",
+        "empty",
+        "hit",
+        "miss",
+    ]
+
+
+def test_the_cost_of_identity_is_measured() -> None:
+    out = run("identity_cost.py", "--certificates", "5", "--rounds", "1")
+    assert "first sight" in out
+    assert "seen before" in out
