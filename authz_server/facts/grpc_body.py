@@ -24,6 +24,10 @@ MAX_VALUE_BYTES: Final = 1024
 
 MAX_KEPT_FIELDS: Final = 16
 
+MAX_FIELDS: Final = 4096
+"""A call has a field for each tensor, and a load one for each file. Millions of fields
+of two bytes fit into a body too, and walking those would hold up everybody else."""
+
 _ABSENT: Final = Body(BodyState.ABSENT)
 _COMPRESSED_BODY: Final = Body(BodyState.COMPRESSED)
 _MALFORMED: Final = Body(BodyState.MALFORMED)
@@ -52,7 +56,10 @@ def outline_body(raw: bytes, outline: Outline) -> Body:
 def _kept_fields(raw: bytes, outline: Outline) -> tuple[tuple[int, bytes], ...]:
     kept: list[tuple[int, bytes]] = []
     seen: set[int] = set()
-    for number, wire_type, start, end in read_fields(raw, _PREFIX_BYTES, len(raw)):
+    fields = read_fields(raw, _PREFIX_BYTES, len(raw))
+    for count, (number, wire_type, start, end) in enumerate(fields, 1):
+        if count > MAX_FIELDS:
+            raise RequestError("message has too many fields")
         keep = outline.get(number)
         if keep is None:
             continue

@@ -3,6 +3,7 @@ from checks import frame, len_field
 
 from authz_server.facts import BodyState, Keep
 from authz_server.facts.grpc_body import (
+    MAX_FIELDS,
     MAX_KEPT_FIELDS,
     MAX_VALUE_BYTES,
     outline_body,
@@ -29,6 +30,15 @@ def test_kept_fields_come_in_their_order_and_others_are_left_out() -> None:
     assert body.values(3) == (b"x", b"y")
     assert body.has(2)
     assert not body.has(5)
+
+
+def test_a_message_of_very_many_fields_is_not_walked_to_its_end() -> None:
+    tiny = b"\x78\x00"
+    name = len_field(1, b"m")
+    within = outline_body(frame(name + tiny * (MAX_FIELDS - 1)), OUTLINE)
+    assert within.state is BodyState.COMPLETE
+    beyond = outline_body(frame(name + tiny * MAX_FIELDS), OUTLINE)
+    assert beyond.state is BodyState.MALFORMED
 
 
 def test_an_empty_message_is_complete() -> None:
