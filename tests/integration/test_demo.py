@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -173,8 +174,10 @@ def test_a_part_that_does_not_start_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def start_demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command; a test that fails half-way ends it, and with it its parts."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "authz_server", "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -182,6 +185,11 @@ def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(folder)},
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
