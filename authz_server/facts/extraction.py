@@ -55,6 +55,9 @@ _UPSTREAM_EXTENSION: Final = b"upstream"
 _CONTENT_TYPE: Final = b"content-type"
 # Set by Envoy's ext_authz filter itself; a client's copy never reaches the check.
 _PARTIAL_BODY: Final = b"x-envoy-auth-partial-body"
+# What the caller is given to quote. HttpRequest.id is another number, Envoy's own id of
+# the stream, which nobody outside ever sees.
+_REQUEST_ID: Final = b"x-request-id"
 
 _GRPC: Final = b"application/grpc"
 
@@ -89,7 +92,12 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
     """
     request = _Request()
     wanted = frozenset(
-        (_CONTENT_TYPE, _PARTIAL_BODY, *(name.encode("ascii") for name in plan.headers))
+        {
+            _CONTENT_TYPE,
+            _PARTIAL_BODY,
+            _REQUEST_ID,
+            *(name.encode("ascii") for name in plan.headers),
+        }
     )
     for attributes in _messages(raw, (0, len(raw)), _ATTRIBUTES):
         _walk_attributes(raw, attributes, wanted, request)
@@ -112,7 +120,9 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
         ),
         body=_body(request, plan, path),
     )
-    request_id = request.scalars.get(_HTTP_ID, b"")[:MAX_REQUEST_ID_BYTES]
+    given = request.headers.get(_REQUEST_ID, [])
+    request_id = given[0] if len(given) == 1 else request.scalars.get(_HTTP_ID, b"")
+    request_id = request_id[:MAX_REQUEST_ID_BYTES]
     return facts.encode(), Annotations(
         request_id=request_id.decode("utf-8", "backslashreplace"),
         source=request.source_address,

@@ -14,6 +14,7 @@ from checks import INFER, check_request, is_allowed, reason_of
 from parts import (
     EXAMPLE,
     FACTORY_CA,
+    camera_connection,
     camera_status,
     edge_envoy,
     eventually,
@@ -206,5 +207,14 @@ def test_a_central_server_answers_an_envoy_over_mutual_tls(tmp_path: Path) -> No
         assert main(["health", "--trust", "--config", str(config)]) == 0
         assert eventually(lambda: camera_status(tmp_path, edge, INFER) == 200)
         denied = "/v2/models/demand-forecast/infer"
-        assert camera_status(tmp_path, edge, denied) == 403
+        with contextlib.closing(camera_connection(tmp_path, edge)) as connection:
+            connection.request("POST", denied)
+            answer = connection.getresponse()
+        assert answer.status == 403
+        assert answer.headers["x-authz-reason"] == "not_granted"
+        # What the caller can quote is what the auditor finds.
+        quoted = answer.headers["x-request-id"]
+    event = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
+    assert event["request_id"] == quoted
+    assert event["reason"] == "not_granted"
     assert '"cache_hit":false' in (tmp_path / "audit.jsonl").read_text()

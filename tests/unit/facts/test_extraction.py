@@ -48,6 +48,23 @@ def test_audit_gets_request_id_and_peer_address() -> None:
     assert annotations.source == "10.1.2.3:40123"
 
 
+@pytest.mark.parametrize(
+    ("headers", "request_id"),
+    [
+        ([("x-request-id", b"quoted")], "quoted"),
+        ([("x-request-id", b"a"), ("x-request-id", b"b")], "req-1"),
+        ([("other", b"a")], "req-1"),
+        ([("x-request-id", b"q" * 200)], "q" * 128),
+    ],
+)
+def test_the_request_id_is_the_one_that_the_caller_can_quote(
+    headers: list[tuple[str, bytes]], request_id: str
+) -> None:
+    key, annotations = extract(bytes(check_request(raw_headers=headers)), PLAN)
+    assert annotations.request_id == request_id
+    assert Facts.decode(key).headers == ()
+
+
 def test_what_only_the_audit_wants_is_no_fact() -> None:
     one = extract(bytes(check_request(request_id="a")), PLAN)[0]
     other = extract(bytes(check_request(request_id="b")), PLAN)[0]
