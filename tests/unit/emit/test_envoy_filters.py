@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from authz_server.demo.envoy import envoy_binary
 from authz_server.emit.envoy_filters import (
     HTTP_INFERENCE_PATH,
     check_config,
@@ -99,12 +100,10 @@ def bootstrap(policy: AccessPolicy, options: EmitOptions) -> dict[str, Any]:
 def validate(
     config: dict[str, Any], directory: Path
 ) -> subprocess.CompletedProcess[str]:
-    envoy = pytest.importorskip("envoy")
-    binary = Path(next(iter(envoy.__path__))) / "_bin" / "envoy"
     path = directory / "bootstrap.json"
     path.write_text(json.dumps(config))
     return subprocess.run(
-        [str(binary), "--mode", "validate", "-c", str(path)],
+        [str(envoy_binary()), "--mode", "validate", "-c", str(path)],
         capture_output=True,
         text=True,
         timeout=60,
