@@ -43,6 +43,21 @@ class Reason(enum.StrEnum):
     """A revocation list is configured and could not be read yet."""
     TRUST_BUNDLE_UNAVAILABLE = "trust_bundle_unavailable"
     """The trust domain has no bundle, an empty one, or one that is too old."""
+    FORWARDED_INVALID = "forwarded_invalid"
+    """What a trusted hop says of its caller (XFCC) is not exactly one clear element."""
+    TOKEN_MALFORMED = "token_malformed"  # noqa: S105 - a reason code, no password
+    """The header holds no single token, or the token breaks a rule of its form."""
+    TOKEN_UNTRUSTED = "token_untrusted"  # noqa: S105
+    """No key of its trust domain or issuer signed the token."""
+    TOKEN_AUDIENCE = "token_audience"  # noqa: S105
+    """The token is meant for somebody else."""
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOKEN_NOT_YET_VALID = "token_not_yet_valid"  # noqa: S105
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105
+    TOKEN_MISMATCH = "token_mismatch"  # noqa: S105
+    """Token and certificate name different workloads."""
+    TOKEN_KEYS_UNAVAILABLE = "token_keys_unavailable"  # noqa: S105
+    """The keys of the token's issuer could not be had, or are too old."""
 
     # What is asked (stage 4, classify).
     PATH_INVALID = "path_invalid"
@@ -113,6 +128,22 @@ class BundleError(AuthzError):
     """Bytes are not a trust bundle, or there is none to rely on."""
 
     default_reason = Reason.TRUST_BUNDLE_UNAVAILABLE
+
+
+class TokenError(AuthzError):
+    """A token is not acceptable. The message never quotes any of it."""
+
+    default_reason = Reason.TOKEN_MALFORMED
+
+
+class ForwardedError(AuthzError):
+    """What a proxy forwards about its peer (XFCC) cannot be relied on."""
+
+    default_reason = Reason.FORWARDED_INVALID
+
+
+class FetchError(AuthzError):
+    """Something could not be fetched: a bundle, a key set."""
 
 
 class PolicyError(AuthzError):
