@@ -7,23 +7,45 @@ What is NOT checked here: the signature chain, which is `trust`'s, and the dates
 from __future__ import annotations
 
 import functools
+import re
 import urllib.parse
 from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from authz_server.errors import SpiffeIdError, SvidError
-from authz_server.identity.leaf_profile import check_leaf_profile
+from authz_server.errors import SvidError
+from authz_server.identity.leaf_profile import check_leaf_profile, spiffe_id_of
 from authz_server.identity.spiffe_id import SpiffeId
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
-"""Percent-encoded PEM longer than this is refused before it is parsed."""
+"""PEM longer than this, percent-encoded or not, is refused before it is parsed."""
+
+MAX_CHAIN: Final = 8
+"""Certificates in a chain; SPIRE's nested servers seldom make more than four."""
+
+UNREADABLE: Final = (
+    ValueError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What `cryptography` raises, by now or by later, of a certificate that is none."""
 
 _REMEMBERED: Final = 4096
-_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+
+# Chains are fewer, because a peer may add what it likes to its own: a leaf that the
+# authority issued once then makes as many keys as the peer has patience.
+_REMEMBERED_CHAINS: Final = 512
+
+# RFC 7468 §5: nothing but certificates, and no text beside them.
+_PEM: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +76,107 @@ def parse_leaf(encoded: bytes) -> Leaf:
     Raises:
         SvidError: if it is not exactly one certificate of a workload.
     """
+    return read_leaf(decode_pem(encoded))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_CHAINS)
+def read_chain(encoded: bytes) -> tuple[Leaf, tuple[x509.Certificate, ...]]:
+    """Return leaf and intermediates in `encoded`, Envoy's percent-encoded PEM chain.
+
+    Remembered by its bytes, as `parse_leaf` does. The intermediates are parsed and
+    nothing else: not that they are CAs, nor that one leads to the next.
+
+    Raises:
+        SvidError: if it is not a workload's certificate first, and only certificates
+            after it.
+    """
+    leaf, *intermediates = load_certificates(decode_pem(encoded))
+    return read_leaf_of(leaf), tuple(intermediates)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def read_leaf(pem: bytes) -> Leaf:
+    """Return the leaf in `pem`, remembered by its bytes as in `parse_leaf`.
+
+    Dates are returned, not judged.
+
+    Raises:
+        SvidError: if it is not exactly one certificate of a workload.
+    """
+    certificates = load_certificates(pem)
+    if len(certificates) != 1:
+        raise SvidError("expected exactly one PEM certificate")
+    return read_leaf_of(certificates[0])
+
+
+def decode_pem(encoded: bytes) -> bytes:
+    """Return the PEM that Envoy percent-encoded.
+
+    Raises:
+        SvidError: if it is too large.
+    """
     if len(encoded) > MAX_CERTIFICATE_BYTES:
         raise SvidError("certificate is too large")
     # '+' is a Base64 digit and comes as %2B; form decoding would make it a space.
-    pem = urllib.parse.unquote_to_bytes(encoded).strip()
-    if pem.count(_BEGIN) != 1 or not pem.startswith(_BEGIN):
-        raise SvidError("expected exactly one PEM certificate")
+    return urllib.parse.unquote_to_bytes(encoded)
+
+
+def load_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Return the certificates in `pem`, one or more, in their order.
+
+    What they say is not checked at all.
+
+    Raises:
+        SvidError: if there is none, one cannot be parsed, there are too many, or
+            anything else is between them.
+    """
+    if len(pem) > MAX_CERTIFICATE_BYTES:
+        raise SvidError("certificate is too large")
+    pem = pem.strip()
+    found: list[bytes] = []
+    at = 0
+    while at < len(pem):
+        match = _PEM.match(pem, at)
+        if match is None:
+            raise SvidError("expected PEM certificates and nothing beside them")
+        found.append(match.group())
+        at = match.end()
+    if not found:
+        raise SvidError("expected a PEM certificate")
+    if len(found) > MAX_CHAIN:
+        raise SvidError(f"chain has more than {MAX_CHAIN} certificates")
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        extensions = certificate.extensions
-        public_key = certificate.public_key()
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        return tuple(map(x509.load_pem_x509_certificate, found))
+    except UNREADABLE as error:
         raise SvidError("certificate cannot be parsed") from error
+
+
+def contents_of(
+    certificate: x509.Certificate,
+) -> tuple[x509.Extensions, CertificatePublicKeyTypes]:
+    """Return a certificate's extensions and key, which are parsed only now.
+
+    Raises:
+        SvidError: if they cannot be.
+    """
+    try:
+        return certificate.extensions, certificate.public_key()
+    except UNREADABLE as error:
+        raise SvidError("certificate cannot be parsed") from error
+
+
+def read_leaf_of(certificate: x509.Certificate) -> Leaf:
+    """Return `certificate` as a leaf.
+
+    Raises:
+        SvidError: if it is no workload's.
+    """
+    extensions, public_key = contents_of(certificate)
     check_leaf_profile(extensions, public_key)
     return Leaf(
-        spiffe_id=_only_uri(extensions),
+        spiffe_id=spiffe_id_of(extensions),
         certificate=certificate,
         der=certificate.public_bytes(Encoding.DER),
         valid_from_s=certificate.not_valid_before_utc.timestamp(),
         valid_until_s=certificate.not_valid_after_utc.timestamp(),
     )
-
-
-def _only_uri(extensions: x509.Extensions) -> SpiffeId:
-    """Return the certificate's one ID (X509-SVID §2)."""
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound as error:
-        raise SvidError("certificate has no subject alternative name") from error
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1:
-        # X509-SVID §2: more than one URI SAN MUST be rejected. Envoy takes the first.
-        raise SvidError(f"certificate has {len(uris)} URI names instead of one")
-    try:
-        return SpiffeId.parse_workload(uris[0])
-    except SpiffeIdError as error:
-        raise SvidError(f"certificate's URI name is no SPIFFE ID: {error}") from error

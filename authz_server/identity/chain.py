@@ -2,14 +2,15 @@
 
 One trust store a trust domain, never a pool: in a pool any domain's CA could sign
 another domain's IDs. Path building and checking are `cryptography`'s (RFC 5280 §6);
-the leaf's own profile is `leaf_profile`'s. Envoy hands over the leaf only, so its
-issuer has to be in the bundle itself. Not checked: revocation lists; SVIDs are
-short-lived instead.
+the leaf's own profile is `leaf_profile`'s. Not checked: revocation lists of CAs; SVIDs
+are short-lived instead.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.verification import (
@@ -21,31 +22,55 @@ from cryptography.x509.verification import (
 )
 
 from authz_server.errors import BundleError, Reason, SvidError
-from authz_server.identity.trust_bundle import TrustBundle
+from authz_server.identity.certificate import Leaf
+from authz_server.identity.spiffe_id import TrustDomain
 
 Window = tuple[float, float]
 """Wall-clock seconds, both inclusive, between which something holds."""
 
+Chain = tuple[x509.Certificate, ...]
+"""What a peer sent along to lead from its leaf to a CA; no trust lies in it."""
+
+_REMEMBERED: Final = 4096
+
 
 class ChainVerifier:
-    """Verifies leaves against one bundle.
+    """Verifies leaves against the authorities of one trust domain.
+
+    A chain that was found is remembered by its certificates; its dates count on every
+    call.
 
     Raises:
-        BundleError: if the bundle is empty, so nothing can be verified.
+        BundleError: if there is no authority, so nothing can be verified.
     """
 
-    def __init__(self, bundle: TrustBundle) -> None:
-        if not bundle.authorities:
-            raise BundleError(f"the bundle of {bundle.trust_domain} is empty")
-        self._trust_domain = bundle.trust_domain
-        self._store = Store(list(bundle.authorities))
+    def __init__(
+        self, trust_domain: TrustDomain, authorities: Sequence[x509.Certificate]
+    ) -> None:
+        if not authorities:
+            raise BundleError(f"the bundle of {trust_domain} has no X.509 authority")
+        self._trust_domain = trust_domain
+        self._store = Store(list(authorities))
+        self._seen: dict[tuple[bytes, Chain], Window] = {}
 
-    def verify(self, leaf: x509.Certificate, now_s: float) -> Window:
+    def verify(self, leaf: Leaf, intermediates: Chain, now_s: float) -> Window:
         """Return between when every certificate of the leaf's chain is valid.
 
         Raises:
             SvidError: if no chain leads to the bundle at `now_s`.
         """
+        key = (leaf.der, intermediates)
+        window = self._seen.get(key)
+        if window is None or not window[0] <= now_s <= window[1]:
+            window = self._find(leaf.certificate, intermediates, now_s)
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[key] = window
+        return window
+
+    def _find(
+        self, leaf: x509.Certificate, intermediates: Chain, now_s: float
+    ) -> Window:
         verifier = (
             PolicyBuilder()
             .store(self._store)
@@ -59,11 +84,12 @@ class ChainVerifier:
             .build_client_verifier()
         )
         try:
-            chain = verifier.verify(leaf, []).chain
+            chain = verifier.verify(leaf, list(intermediates)).chain
         except VerificationError as error:
             raise SvidError(
                 f"no chain to the bundle of {self._trust_domain} (put the CA that "
-                f"issued the leaf into it, or set identity.chain: proxy): {error}",
+                "issued the leaf into it, let the proxy send the chain, or set "
+                f"identity.chain: proxy): {error}",
                 Reason.CERTIFICATE_UNTRUSTED,
             ) from error
         return (

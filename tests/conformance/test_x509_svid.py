@@ -8,7 +8,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from authz_server.demo.pki import DevelopmentCa, PrivateKey, extension
 from authz_server.errors import Reason, SvidError
-from authz_server.identity.certificate import Leaf, parse_leaf
+from authz_server.identity.certificate import Leaf, contents_of, parse_leaf
+from authz_server.identity.leaf_profile import RULES, Rule
 
 CA = DevelopmentCa("factory.example")
 
@@ -148,6 +149,11 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         },
         "unknown critical extension 1.2.3.4",
     ),
+    "two names": ({"more_uris": [CAMERA]}, "2 URI names instead of one"),
+    "no names": (
+        {"omit": [x509.SubjectAlternativeName.oid]},
+        "no subject alternative name",
+    ),
     "RSA with 1024 bits": ({"key": _weak_key()}, "under 2048 bits"),
     "on a curve of another world": (
         {"key": ec.generate_private_key(ec.SECP256K1())},
@@ -163,6 +169,16 @@ def test_a_leaf_that_breaks_one_rule_is_refused_by_name(
     with pytest.raises(SvidError, match=why) as caught:
         parse(**changes)
     assert caught.value.reason is Reason.CERTIFICATE_INVALID
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_is_kept_by_the_usual_leaf_and_broken_by_some_other(rule: Rule) -> None:
+    def breach(**changes: object) -> str | None:
+        svid = CA.issue(CAMERA, **changes)  # type: ignore[arg-type]
+        return rule.breach(*contents_of(svid.certificate))
+
+    assert breach() is None
+    assert any(breach(**changes) for changes, _ in REFUSED.values())
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def read(data: bytes) -> TrustBundle:
 
 def test_a_pem_bundle_holds_every_certificate() -> None:
     bundle = read(b"# ours\n" + ONE.bundle_pem + b"\n" + TWO.bundle_pem)
-    assert bundle.authorities == (ONE.certificate, TWO.certificate)
+    assert bundle.x509_authorities == (ONE.certificate, TWO.certificate)
     assert bundle.trust_domain == TD
     assert bundle.sequence is None
 
@@ -49,21 +49,22 @@ def test_a_pem_bundle_holds_every_certificate() -> None:
 def test_a_spiffe_bundle_has_authorities_sequence_and_hint() -> None:
     data = spiffe(jwk(), jwk(TWO), spiffe_sequence=2**70, spiffe_refresh_hint=300)
     bundle = read(data)
-    assert bundle.authorities == (ONE.certificate, TWO.certificate)
+    assert bundle.x509_authorities == (ONE.certificate, TWO.certificate)
     assert bundle.sequence == 2**70
     assert bundle.refresh_hint_s == 300
 
 
 def test_an_empty_list_of_keys_is_a_bundle_that_revokes_everything() -> None:
-    assert read(spiffe()).authorities == ()
+    assert read(spiffe()).x509_authorities == ()
 
 
 IGNORED = {
-    "another use": jwk(use="jwt-svid", kid="1", x5c=None),
+    "another use": jwk(use="sig", kid="1", x5c=None),
     "use in upper case": jwk(use="X509-SVID"),
     "no use": jwk(use=None),
     "unknown key type": jwk(kty="oct"),
     "no key type": jwk(kty=None),
+    "a list as key type": jwk(kty=["EC"]),
     "no certificate": jwk(x5c=None),
     "a use to come": jwk(use="wit-svid"),
 }
@@ -71,12 +72,12 @@ IGNORED = {
 
 @pytest.mark.parametrize("key", IGNORED.values(), ids=IGNORED.keys())
 def test_a_key_for_somebody_else_is_ignored(key: dict[str, object]) -> None:
-    assert read(spiffe(key, jwk(TWO))).authorities == (TWO.certificate,)
+    assert read(spiffe(key, jwk(TWO))).x509_authorities == (TWO.certificate,)
 
 
 def test_only_the_first_certificate_of_a_key_is_an_authority() -> None:
     key = jwk(x5c=[der(ONE), der(TWO)])
-    assert read(spiffe(key)).authorities == (ONE.certificate,)
+    assert read(spiffe(key)).x509_authorities == (ONE.certificate,)
 
 
 LEAF_DER = base64.b64encode(LEAF.certificate.public_bytes(Encoding.DER)).decode()
@@ -135,4 +136,4 @@ def test_a_bundle_with_one_byte_changed_is_the_same_one_or_refused(
         bundle = read(data)
     except BundleError:
         return
-    assert len(bundle.authorities) == 1
+    assert len(bundle.x509_authorities) == 1
