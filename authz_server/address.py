@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+import urllib.parse
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -10,6 +12,15 @@ _UNIX: Final = "unix://"
 _TCP: Final = "tcp://"
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of sockaddr_un, less its NUL
 _MAX_PORT: Final = 65535
+
+# RFC 3986 §3.3: an absolute path after an authority that is absent or empty. Kept as it
+# is spelled, because gRPC decodes it.
+_WORKLOAD_PATH: Final = re.compile(
+    r"unix:(?://)?(/(?!/)(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})+)"
+)
+_WORKLOAD_PLACE: Final = re.compile(
+    r"tcp://(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([1-9][0-9]{0,4})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +86,30 @@ class Address:
             if ":" in self.host
             else f"{self.host}:{self.port}"
         )
+
+
+def parse_workload_endpoint(address: str) -> str:
+    """Return gRPC's name for a Workload API address (SPIFFE Workload Endpoint §4).
+
+    A generic URL parser would drop tabs and newlines. No error quotes the address: it
+    may hold a password.
+
+    Raises:
+        ValueError: if it is neither ``unix:///absolute/path`` nor ``tcp://ip:port``.
+    """
+    unix = _WORKLOAD_PATH.fullmatch(address)
+    if unix is not None:
+        path = urllib.parse.unquote_to_bytes(unix[1])
+        if b"\0" in path or len(path) > _MAX_SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"the socket's path is longer than {_MAX_SOCKET_PATH_BYTES} bytes, or "
+                "has a NUL in it"
+            )
+        return f"unix:{unix[1]}"
+    place = _WORKLOAD_PLACE.fullmatch(address)
+    if place is not None and int(place[2]) <= _MAX_PORT:
+        ip = ipaddress.ip_address(place[1].strip("[]"))
+        return f"[{ip}]:{place[2]}" if ":" in str(ip) else f"{ip}:{place[2]}"
+    raise ValueError(
+        "expected unix:///absolute/path or tcp://ip:port; no user, query or fragment"
+    )

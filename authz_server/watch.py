@@ -23,6 +23,30 @@ def fingerprint(path: Path) -> Fingerprint | None:
     return None
 
 
+class ChangingFile:
+    """A file that is read again whenever it has changed.
+
+    Args:
+        read: gets the path; must deal with its absence.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Path], None]) -> None:
+        self._path = path
+        self._read = read
+        self._seen: Fingerprint | None = None
+
+    def read(self) -> None:
+        """Read it, changed or not."""
+        # Before reading: a change while it is read is then seen as one more change.
+        self._seen = fingerprint(self._path)
+        self._read(self._path)
+
+    def read_if_changed(self) -> None:
+        """Read it if it is another one than was read last."""
+        if fingerprint(self._path) != self._seen:
+            self.read()
+
+
 class Watch:
     """A thread that calls `look` every so often until it is stopped.
 

@@ -1,31 +1,28 @@
-"""The trust bundles in force: which leaf is believed, and for how long.
+"""The trust bundles in force: which SVID is believed, and for how long.
 
-`Trust` is one frozen state of all bundles; `TrustFiles` keeps it true to its files.
+`Trust` is one frozen state of all bundles; `TrustStore` holds the newest, whichever
+sources they come from. Neither does any I/O.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
-
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from authz_server.clock import Clock
 from authz_server.errors import BundleError
 from authz_server.identity.certificate import Leaf
-from authz_server.identity.chain import ChainVerifier, Window
+from authz_server.identity.chain import Chain, ChainVerifier, Window
+from authz_server.identity.jwk import KeySet
 from authz_server.identity.spiffe_id import TrustDomain
-from authz_server.identity.trust_bundle import TrustBundle, parse_bundle
-from authz_server.watch import Fingerprint, Watch, fingerprint
+from authz_server.identity.trust_bundle import TrustBundle
 
 _log: Final = logging.getLogger("authz_server.trust")
-
-_REMEMBERED: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +30,12 @@ class Anchor:
     """One trust domain's bundle, ready to verify by.
 
     Attributes:
+        verifier: None if the bundle has no X.509 authority.
         good_until_s: wall-clock seconds after which the bundle is too old.
     """
 
     bundle: TrustBundle
-    verifier: ChainVerifier
+    verifier: ChainVerifier | None
     good_until_s: float
 
 
@@ -46,62 +44,104 @@ class Trust:
     """All bundles at one moment.
 
     Attributes:
-        revision: changes whenever an authority does.
+        revision: changes whenever a verdict under these bundles could, but for time.
     """
 
     anchors: Mapping[TrustDomain, Anchor]
     revision: str
-    _seen: dict[bytes, Window] = field(default_factory=dict, compare=False, repr=False)
 
-    def verify(self, leaf: Leaf, now_s: float) -> Window:
+    def verify(self, leaf: Leaf, now_s: float, intermediates: Chain = ()) -> Window:
         """Return between when `leaf` is to be believed.
 
-        A chain that was found is remembered by the certificate's bytes; its dates, and
-        the bundle's age, count on every call.
+        Dates, and the bundle's age, count on every call.
 
         Raises:
             BundleError: if the leaf's trust domain has no bundle to rely on.
             SvidError: if no chain leads from the leaf to that bundle.
         """
-        anchor = self.anchors.get(leaf.spiffe_id.trust_domain)
-        if anchor is None:
-            raise BundleError(f"{leaf.spiffe_id.trust_domain} has no usable bundle")
-        if now_s > anchor.good_until_s:
-            raise BundleError(f"the bundle of {leaf.spiffe_id.trust_domain} is too old")
-        window = self._seen.get(leaf.der)
-        if window is None or not window[0] <= now_s <= window[1]:
-            window = anchor.verifier.verify(leaf.certificate, now_s)
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.clear()
-            self._seen[leaf.der] = window
+        anchor = self._anchor(leaf.spiffe_id.trust_domain, now_s)
+        if anchor.verifier is None:
+            raise BundleError(
+                f"the bundle of {leaf.spiffe_id.trust_domain} has no X.509 authority"
+            )
+        window = anchor.verifier.verify(leaf, intermediates, now_s)
         return (window[0], min(window[1], anchor.good_until_s))
 
+    def jwt_keys(self, trust_domain: TrustDomain, now_s: float) -> KeySet:
+        """Return the keys that may have signed a JWT-SVID of `trust_domain`.
 
-class TrustFiles:
-    """Trust bundles from files, one a trust domain.
+        Raises:
+            BundleError: if there are none to rely on.
+        """
+        keys = self._anchor(trust_domain, now_s).bundle.jwt_authorities
+        if not keys:
+            raise BundleError(f"the bundle of {trust_domain} has no JWT authority")
+        return keys
 
-    A file that stops being a bundle, or goes back to an older sequence, leaves the last
-    good one in force, and `error` says so; but only until that is too old. An empty
-    bundle is a good one: it revokes everything of its trust domain.
+    def good_until_s(self, trust_domain: TrustDomain) -> float:
+        """Return when the bundle of `trust_domain` is too old, in wall seconds."""
+        return self.anchors[trust_domain].good_until_s
+
+    def _anchor(self, trust_domain: TrustDomain, now_s: float) -> Anchor:
+        anchor = self.anchors.get(trust_domain)
+        if anchor is None:
+            raise BundleError(f"{trust_domain} has no usable bundle")
+        if now_s > anchor.good_until_s:
+            raise BundleError(f"the bundle of {trust_domain} is too old")
+        return anchor
+
+
+NO_TRUST: Final = Trust({}, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one trust domain's bundle is, for health and metrics.
+
+    Attributes:
+        age_s: seconds since its source was last known to say the same; 0 while it is
+            connected, infinite if there never was a bundle.
+        problem: what is wrong with it; empty if nothing is.
+    """
+
+    age_s: float
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A bundle in force, from where, and when that last said so."""
+
+    bundle: TrustBundle
+    fresh_s: float
+    source: str
+
+
+class TrustStore:
+    """The newest bundle of each trust domain. Safe to share between threads.
+
+    A trust domain has one bundle at a time, never a union: the newest of what its
+    sources said, and never one of an older sequence. A bundle that stops being good
+    leaves the last one in force, but only until that is too old. An empty bundle is a
+    good one: it revokes everything of its trust domain.
 
     Args:
-        files: the bundle file of each trust domain.
-        max_age_s: how old a bundle may get, counted from when its file was last
-            written; `math.inf` for no limit.
+        expected: trust domains that must have a bundle.
+        max_age_s: how old a bundle may get; `math.inf` for no limit.
     """
 
     def __init__(
-        self, files: Mapping[TrustDomain, Path], *, max_age_s: float, clock: Clock
+        self, expected: Collection[TrustDomain] = (), *, max_age_s: float, clock: Clock
     ) -> None:
-        self._files = dict(files)
         self._max_age_s = max_age_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[TrustDomain, Fingerprint | None] = {}
-        self._bundles: dict[TrustDomain, tuple[TrustBundle, float]] = {}
-        self._problems: dict[TrustDomain, str] = {}
-        self._current = Trust({}, "")
-        self._watch = Watch(self._look, "trust-watch")
+        self._held: dict[TrustDomain, _Held] = {}
+        self._problems: dict[tuple[TrustDomain, str], str] = {}
+        self._expected = frozenset(expected)
+        self._shared: frozenset[TrustDomain] = frozenset()
+        self._shortened = 0  # how often a bundle's end came nearer, or came
+        self._current = NO_TRUST
 
     @property
     def current(self) -> Trust:
@@ -111,82 +151,108 @@ class TrustFiles:
     @property
     def error(self) -> str | None:
         """What is wrong with which bundles; None if all are good."""
-        now_s = self._clock().wall_s
-        problems = list(self._problems.values()) + [
-            f"the bundle of {name} is too old"
-            for name, anchor in self._current.anchors.items()
-            if now_s > anchor.good_until_s
-        ]
-        if self._watch.has_died:
-            problems.append("the bundles are no longer watched; restart the server")
+        problems = [item.problem for item in self.standings().values() if item.problem]
         return "; ".join(problems) or None
 
-    def reload(self) -> None:
-        """Read every file again."""
+    def standings(self) -> Mapping[TrustDomain, Standing]:
+        """Return how every trust domain's bundle is."""
+        now_s = self._clock().wall_s
         with self._lock:
-            for name in self._files:
-                self._read(name)
-            self._publish()
+            names = self._expected | self._held.keys()
+            names |= {name for name, _ in self._problems}
+            return {name: self._standing(name, now_s) for name in sorted(names)}
 
-    def start_watching(self, interval_s: float) -> None:
-        """Read a file again from now on whenever it has changed."""
-        self._watch.start(interval_s)
+    def put(self, bundle: TrustBundle, fresh_s: float, source: str) -> None:
+        """Put `bundle` in force, unless a newer one is.
 
-    def stop(self) -> None:
-        """End the watching; the bundles stay."""
-        self._watch.stop()
-
-    def _look(self) -> None:
+        Args:
+            fresh_s: wall seconds at which its source last said so; `math.inf` while the
+                source is connected and would tell of a change.
+            source: what to call its source in messages.
+        """
         with self._lock:
-            changed = [
-                name
-                for name, path in self._files.items()
-                if fingerprint(path) != self._seen.get(name)
-            ]
-            for name in changed:
-                self._read(name)
-            if changed:
+            if self._take(bundle, fresh_s, source):
                 self._publish()
 
-    def _read(self, name: TrustDomain) -> None:
-        path = self._files[name]
-        # Before reading: a change while it is read is then seen as one more change.
-        self._seen[name] = fingerprint(path)
-        try:
-            written_s = path.stat().st_mtime
-            bundle = parse_bundle(path.read_bytes(), name)
-        except OSError as error:
-            self._complain(name, f"{path}: cannot be read: {error.strerror}")
-            return
-        except BundleError as error:
-            self._complain(name, f"{path}: {error}")
-            return
-        old = self._bundles.get(name)
-        if old is not None and _is_older(bundle, old[0]):
-            self._complain(name, f"{path}: went back to an older sequence")
-            return
-        self._problems.pop(name, None)
-        if not bundle.authorities:
-            self._complain(name, f"{path}: the bundle of {name} is empty")
-        self._bundles[name] = (bundle, written_s + self._max_age_s)
+    def put_all(
+        self, bundles: Mapping[TrustDomain, TrustBundle], fresh_s: float, source: str
+    ) -> None:
+        """Put the whole state of a source of many bundles in force.
 
-    def _complain(self, name: TrustDomain, problem: str) -> None:
-        if self._problems.get(name) != problem:
+        A trust domain that the source no longer names is revoked. One that is expected
+        from a source of its own is left to that.
+        """
+        with self._lock:
+            for name in self._shared - bundles.keys():
+                # Counted, or what was decided under a bundle that comes back for a
+                # shorter time would hold again.
+                self._shortened += self._held.pop(name, None) is not None
+                self._problems.pop((name, source), None)
+            self._shared = frozenset(bundles.keys() - self._expected)
+            for name in self._shared:
+                self._take(bundles[name], fresh_s, source)
+            self._publish()
+
+    def complain(self, trust_domain: TrustDomain, problem: str, source: str) -> None:
+        """Note that a source of `trust_domain` is not well; its next `put` ends it."""
+        with self._lock:
+            self._complain(trust_domain, problem, source)
+
+    def _complain(self, trust_domain: TrustDomain, problem: str, source: str) -> None:
+        problem = f"{source}: {problem}"
+        if self._problems.get((trust_domain, source)) != problem:
             _log.error("%s", problem)
-        self._problems[name] = problem
+        self._problems[trust_domain, source] = problem
+
+    def _take(self, bundle: TrustBundle, fresh_s: float, source: str) -> bool:
+        name = bundle.trust_domain
+        old = self._held.get(name)
+        if old is not None and _is_older(bundle, old.bundle):
+            self._complain(name, "went back to an older sequence", source)
+            return False
+        if bundle.is_empty:
+            self._complain(name, f"the bundle of {name} is empty", source)
+        else:
+            self._problems.pop((name, source), None)
+        if old is not None and fresh_s < old.fresh_s:
+            if source != old.source:
+                return False
+            self._shortened += 1
+        self._held[name] = _Held(bundle, fresh_s, source)
+        return True
+
+    def _standing(self, name: TrustDomain, now_s: float) -> Standing:
+        problems = [text for (of, _), text in self._problems.items() if of == name]
+        held = self._held.get(name)
+        if held is None:
+            return Standing(
+                math.inf, "; ".join(problems) or f"{name} has no bundle yet"
+            )
+        if now_s > held.fresh_s + self._max_age_s:
+            problems.append(f"the bundle of {name} is too old")
+        return Standing(max(0.0, now_s - held.fresh_s), "; ".join(problems))
 
     def _publish(self) -> None:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(str(self._shortened).encode())
         anchors: dict[TrustDomain, Anchor] = {}
-        for name, (bundle, good_until_s) in sorted(self._bundles.items()):
-            digest.update(f"{name}\n{good_until_s}\n".encode())
-            for authority in bundle.authorities:
-                digest.update(
-                    hashlib.sha256(authority.public_bytes(Encoding.DER)).digest()
+        for name, held in sorted(self._held.items()):
+            digest.update(held.bundle.digest())
+            if not held.bundle.is_empty:
+                anchors[name] = Anchor(
+                    held.bundle,
+                    self._verifier(held.bundle),
+                    held.fresh_s + self._max_age_s,
                 )
-            if bundle.authorities:
-                anchors[name] = Anchor(bundle, ChainVerifier(bundle), good_until_s)
         self._current = Trust(anchors, digest.hexdigest()[:16])
+
+    def _verifier(self, bundle: TrustBundle) -> ChainVerifier | None:
+        """Return the verifier in force if its authorities stay: it remembers chains."""
+        old = self._current.anchors.get(bundle.trust_domain)
+        if old and old.bundle.x509_authorities == bundle.x509_authorities:
+            return old.verifier
+        if not bundle.x509_authorities:
+            return None
+        return ChainVerifier(bundle.trust_domain, bundle.x509_authorities)
 
 
 def _is_older(new: TrustBundle, old: TrustBundle) -> bool:
