@@ -21,7 +21,7 @@ from authz_server.cache import DecisionCache, Entry
 from authz_server.clock import Clock, Instant
 from authz_server.errors import AuthzError, PolicyError, Reason
 from authz_server.facts import Annotations, Facts, Plan, extract
-from authz_server.identity.identify import Identity, identify
+from authz_server.identity.identify import Identifier, Identity
 from authz_server.identity.sources import IdentityState
 from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation
@@ -32,6 +32,11 @@ from authz_server.response import allow, deny
 _log: Final = logging.getLogger("authz_server.pipeline")
 
 
+Observer = Callable[[Reason, bool, float], None]
+"""Gets the reason of a decision, whether it was remembered, and its seconds. It runs
+where the decision is made, so it must be quick, and must not raise."""
+
+
 class PolicySource(Protocol):
     """Where the policy in force comes from."""
 
@@ -40,26 +45,16 @@ class PolicySource(Protocol):
         """The policy in force; None until one has been loaded."""
 
 
-class IdentitySource(Protocol):
-    """Where bundles and revocations come from."""
-
-    @property
-    def current(self) -> IdentityState:
-        """What is in force now."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How strictly, and for how long.
 
     Attributes:
-        require_certificate: whether a principal without a certificate is refused.
         trust_host: whether the Host header may name the upstream.
         deadline_s: seconds after which a decision comes too late and is a denial.
         ttl_s: seconds for which a decision may be remembered at most.
     """
 
-    require_certificate: bool = True
     trust_host: bool = False
     deadline_s: float = 0.25
     ttl_s: float = 60.0
@@ -90,6 +85,7 @@ class _Outcome:
 
     response: bytes
     record: bytes
+    reason: Reason
     cache_hit: bool = False
 
     def __post_init__(self) -> None:
@@ -103,9 +99,10 @@ class Pipeline:
     Args:
         plan: the inputs of a decision.
         policies: the policy in force.
-        identities: the trust bundles and revocations in force.
+        identifier: tells who calls.
         cache: where decisions are remembered.
         audit: where every decision is recorded before it is given.
+        observe: told of every decision that was recorded.
     """
 
     def __init__(
@@ -113,19 +110,21 @@ class Pipeline:
         *,
         plan: Plan,
         policies: PolicySource,
-        identities: IdentitySource,
+        identifier: Identifier,
         cache: DecisionCache,
         audit: Sink,
         clock: Clock,
         settings: Settings,
+        observe: Observer | None = None,
     ) -> None:
         self._plan = plan
         self._policies = policies
-        self._identities = identities
+        self._identifier = identifier
         self._cache = cache
         self._audit = audit
         self._clock = clock
         self._settings = settings
+        self._observe = observe
 
     def check(self, raw: bytes) -> bytes:
         """Return the CheckResponse to the CheckRequest in `raw`. Never raises."""
@@ -179,11 +178,11 @@ class Pipeline:
         if check.policy is None:
             check.facts = Facts.decode(check.key)
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
-        check.standing = self._identities.current
+        check.standing = self._identifier.current
         entry = self._cache.get(check.key, _revision_of(check), check.arrived)
         if entry is None:
             return None
-        return _Outcome(entry.response, entry.record, cache_hit=True)
+        return _Outcome(entry.response, entry.record, entry.reason, cache_hit=True)
 
     def _decide(self, check: Check) -> _Outcome:
         """Stages 3 to 7."""
@@ -191,12 +190,8 @@ class Pipeline:
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
         self._check_deadline(check)
         check.facts = facts = Facts.decode(check.key)
-        check.identity = identify(
-            facts,
-            check.policy.policy.trust_domains,
-            check.arrived,
-            require_certificate=self._settings.require_certificate,
-            state=check.standing,
+        check.identity = self._identifier.identify(
+            facts, check.policy.policy.trust_domains, check.arrived, check.standing
         )
         check.operation = classify(
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
@@ -214,6 +209,7 @@ class Pipeline:
             _record_of(
                 check, verdict.reason, role=verdict.role, allowed=verdict.allow is True
             ),
+            verdict.reason,
         )
         self._remember(check, outcome, verdict.ttl_s)
         return outcome
@@ -235,6 +231,7 @@ class Pipeline:
                 Entry(
                     response=outcome.response,
                     record=outcome.record,
+                    reason=outcome.reason,
                     revision=_revision_of(check),
                     expires_s=check.arrived.steady_s + ttl_s,
                     valid_from_s=check.identity.valid_from_s,
@@ -249,6 +246,7 @@ class Pipeline:
         return _Outcome(
             deny(reason, is_grpc=is_grpc),
             _record_of(check, reason, role="", allowed=False),
+            reason,
         )
 
     def _record(self, check: Check, outcome: _Outcome) -> None:
@@ -262,6 +260,8 @@ class Pipeline:
             source=check.annotations.source,
         )
         self._audit.write(complete_event(outcome.record, occurrence))
+        if self._observe is not None:
+            self._observe(outcome.reason, outcome.cache_hit, occurrence.latency_s)
 
 
 def _revision_of(check: Check) -> str:
@@ -305,17 +305,23 @@ _OPERATORS_CONCERN: Final = frozenset(
 
 def _record_of(check: Check, reason: Reason, *, role: str, allowed: bool) -> bytes:
     """Return what the audit trail says of this decision, whoever asks again."""
-    facts, operation = check.facts, check.operation
+    facts, identity, operation = check.facts, check.identity, check.operation
     principal = method = path = b""
     if facts is not None:
         principal, method = facts.principal, facts.method
         path, _, _ = facts.path.partition(b"?")  # a query may hold a token
+    if identity is not None:
+        principal = str(identity.spiffe_id).encode()
+    user = identity.user if identity else None
     return encode_record(
         {
             "decision": "allow" if allowed else "deny",
             "reason": reason,
             "principal": principal.decode("utf-8", "backslashreplace"),
-            "verified": check.identity is not None,
+            "verified": identity is not None,
+            "via": str(identity.via) if identity and identity.via else "",
+            "user_issuer": user.issuer if user else "",
+            "user": user.subject if user else "",
             "role": role,
             "action": operation.call.action if operation else "",
             "scope": operation.call.scope if operation else "",

@@ -37,4 +37,6 @@ def facts() -> st.SearchStrategy[Facts]:
         is_grpc=st.booleans(),
         headers=HEADERS,
         body=BODIES,
+        credentials=HEADERS,
+        claims=SMALL_BYTES,
     )

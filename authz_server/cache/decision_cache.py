@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from authz_server.clock import Instant
+from authz_server.errors import Reason
 
 ENTRY_OVERHEAD_BYTES: Final = 400
 """What an entry costs beside its byte strings: objects, a dictionary slot, links."""
@@ -25,6 +26,7 @@ class Entry:
     Attributes:
         response: bytes of the CheckResponse.
         record: the part of the audit event that is the same for every hit.
+        reason: of the decision, for counting.
         revision: what the decision was made under; another one never sees it.
         expires_s: on the steady clock, the first moment at which it no longer answers.
         valid_from_s, valid_until_s: on the wall clock, the dates of the certificate,
@@ -33,6 +35,7 @@ class Entry:
 
     response: bytes
     record: bytes
+    reason: Reason
     revision: str
     expires_s: float
     valid_from_s: float

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private cl
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "revoke",
-        help="stop believing a workload, a trust domain or a certificate",
+        help="stop believing a workload, a trust domain, a certificate or a token",
         description="Appends an entry to the list of identity.revocations. Servers "
         "that watch it deny within a second, remembered decisions included. To take an "
         "entry back, delete its line.",
@@ -29,6 +29,7 @@ def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private cl
     what.add_argument(
         "--certificate", type=Path, metavar="PEM", help="one certificate, as a PEM file"
     )
+    what.add_argument("--jwt-id", metavar="JTI", help="one token, by its claim jti")
     parser.add_argument("--file", type=Path, help="the list, instead of the configured")
     parser.add_argument(
         "--note", default="", metavar="TEXT", help="a comment beside it"
@@ -64,12 +65,16 @@ def _configured(args: argparse.Namespace) -> Path:
 
 
 def _entry(args: argparse.Namespace) -> str:
+    from authz_server.identity.revocation import token_entry
+
     for kind in ("spiffe-id", "subtree", "trust-domain"):
         value = getattr(args, kind.replace("-", "_"))
         if value is not None:
             if not value.isprintable() or "#" in value:
                 raise SpiffeIdError(f"not revoked: {value!r} is no {kind}")
             return f"{kind} {value}"
+    if args.jwt_id is not None:
+        return token_entry(args.jwt_id)
     return _certificate(args.certificate)
 
 

@@ -5,7 +5,7 @@ Python code here is one implementation of it; another may take its place if it r
 the same bytes.
 """
 
-from authz_server.facts.canonical import Annotations, Body, BodyState, Facts
+from authz_server.facts.canonical import Annotations, Body, BodyState, Facts, Headers
 from authz_server.facts.extraction import extract
 from authz_server.facts.plan import Keep, Outline, Plan
 
@@ -14,6 +14,7 @@ __all__ = [
     "Body",
     "BodyState",
     "Facts",
+    "Headers",
     "Keep",
     "Outline",
     "Plan",

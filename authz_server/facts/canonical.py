@@ -3,10 +3,11 @@
 The bytes are the key of the decision cache *and* the only thing the later stages see,
 so the key cannot miss an input. Layout (all integers big-endian):
 
-    u8 version | 7 scalars | u8 is_grpc | headers | body
+    u8 version | 8 scalars | u8 is_grpc | headers | credentials | body
 
     scalar   u32 length, bytes
     headers  u16 count, then each: scalar name, u16 count, scalars
+    credentials  as headers
     body     u8 state, u16 count, then each field: u32 number, scalar
 
 Every part is length-prefixed, so different facts cannot spell the same bytes.
@@ -16,12 +17,16 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
+
+
+Headers = tuple[tuple[str, tuple[bytes, ...]], ...]
+"""(name, every value that came) of headers, in the plan's order."""
 
 
 class BodyState(enum.IntEnum):
@@ -73,6 +78,9 @@ class Facts:
         upstream: the route's `context_extensions["upstream"]`.
         is_grpc: whether Envoy will translate a denial into a gRPC status.
         headers: the planned headers that are present, with all their values.
+        credentials: the same of the headers that tell who calls, secrets among them:
+            for `identity` alone.
+        claims: what jwt_authn verified, as JSON with sorted keys; empty if nothing.
     """
 
     principal: bytes
@@ -83,8 +91,10 @@ class Facts:
     path: bytes
     host: bytes
     is_grpc: bool
-    headers: tuple[tuple[str, tuple[bytes, ...]], ...]
+    headers: Headers
     body: Body
+    credentials: Headers = field(default=(), repr=False)
+    claims: bytes = field(default=b"", repr=False)
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
@@ -97,14 +107,17 @@ class Facts:
             self.method,
             self.path,
             self.host,
+            self.claims,
         ):
             parts += (_U32.pack(len(scalar)), scalar)
-        parts += (bytes((self.is_grpc,)), _U16.pack(len(self.headers)))
-        for name, values in self.headers:
-            encoded = name.encode("ascii")
-            parts += (_U32.pack(len(encoded)), encoded, _U16.pack(len(values)))
-            for value in values:
-                parts += (_U32.pack(len(value)), value)
+        parts.append(bytes((self.is_grpc,)))
+        for headers in (self.headers, self.credentials):
+            parts.append(_U16.pack(len(headers)))
+            for name, values in headers:
+                encoded = name.encode("ascii")
+                parts += (_U32.pack(len(encoded)), encoded, _U16.pack(len(values)))
+                for value in values:
+                    parts += (_U32.pack(len(value)), value)
         parts += (bytes((self.body.state,)), _U16.pack(len(self.body.fields)))
         for number, value in self.body.fields:
             parts += (_U32.pack(number), _U32.pack(len(value)), value)
@@ -122,17 +135,11 @@ class Facts:
         reader = _Reader(key)
         if reader.u8() != _VERSION:
             raise ValueError("facts of another version")
-        principal, certificate, destination, upstream, method, path, host = (
-            reader.scalar() for _ in range(7)
+        principal, certificate, destination, upstream, method, path, host, claims = (
+            reader.scalar() for _ in range(8)
         )
         is_grpc = bool(reader.u8())
-        headers = tuple(
-            (
-                reader.scalar().decode("ascii"),
-                tuple(reader.scalar() for _ in range(reader.u16())),
-            )
-            for _ in range(reader.u16())
-        )
+        headers, credentials = reader.headers(), reader.headers()
         state = BodyState(reader.u8())
         fields = tuple((reader.u32(), reader.scalar()) for _ in range(reader.u16()))
         if reader.position != len(key):
@@ -148,6 +155,8 @@ class Facts:
             is_grpc=is_grpc,
             headers=headers,
             body=Body(state, fields),
+            credentials=credentials,
+            claims=claims,
         )
 
 
@@ -191,3 +200,12 @@ class _Reader:
 
     def scalar(self) -> bytes:
         return self._take(self.u32())
+
+    def headers(self) -> Headers:
+        return tuple(
+            (
+                self.scalar().decode("ascii"),
+                tuple(self.scalar() for _ in range(self.u16())),
+            )
+            for _ in range(self.u16())
+        )

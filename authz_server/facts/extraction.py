@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from authz_server.errors import Reason, RequestError
-from authz_server.facts.canonical import Annotations, Body, BodyState, Facts
+from authz_server.facts.canonical import Annotations, Body, BodyState, Facts, Headers
 from authz_server.facts.grpc_body import outline_body
 from authz_server.facts.plan import Plan
+from authz_server.facts.struct_value import payload_in
 from authz_server.wire import LEN, VARINT, read_fields
 
 # CheckRequest
@@ -24,6 +25,7 @@ _SOURCE: Final = 1
 _DESTINATION: Final = 2
 _REQUEST: Final = 4
 _CONTEXT_EXTENSIONS: Final = 10
+_METADATA_CONTEXT: Final = 11
 # AttributeContext.Peer
 _PEER_ADDRESS: Final = 1
 _PEER_PRINCIPAL: Final = 4
@@ -47,10 +49,13 @@ _HEADER_RAW_VALUE: Final = 3
 _SOCKET_ADDRESS: Final = 1
 _SOCKET_HOST: Final = 2
 _SOCKET_PORT: Final = 3
+# config.core.v3.Metadata
+_FILTER_METADATA: Final = 1
 # protobuf map entries
 _ENTRY_KEY: Final = 1
 _ENTRY_VALUE: Final = 2
 
+_JWT_AUTHN: Final = b"envoy.filters.http.jwt_authn"
 _UPSTREAM_EXTENSION: Final = b"upstream"
 _CONTENT_TYPE: Final = b"content-type"
 # Set by Envoy's ext_authz filter itself; a client's copy never reaches the check.
@@ -77,6 +82,15 @@ class _Request:
     scalars: dict[int, bytes] = field(default_factory=dict)
     size: int | None = None
     headers: dict[bytes, list[bytes]] = field(default_factory=dict)
+    claims: bytes = b""
+
+    def named(self, names: tuple[str, ...]) -> Headers:
+        """Return those of `names` that came, with every value."""
+        return tuple(
+            (name, tuple(values))
+            for name in names
+            if (values := self.headers.get(name.encode("ascii")))
+        )
 
 
 def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
@@ -96,11 +110,13 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
             _CONTENT_TYPE,
             _PARTIAL_BODY,
             _REQUEST_ID,
-            *(name.encode("ascii") for name in plan.headers),
+            *(name.encode("ascii") for name in (*plan.headers, *plan.credentials)),
         }
     )
     for attributes in _messages(raw, (0, len(raw)), _ATTRIBUTES):
         _walk_attributes(raw, attributes, wanted, request)
+        if plan.jwt_payload:
+            request.claims = _claims(raw, attributes, plan.jwt_payload)
     if not request.has_http:
         raise RequestError("CheckRequest has no HTTP request", Reason.REQUEST_NOT_HTTP)
     path = request.scalars.get(_HTTP_PATH, b"")
@@ -113,12 +129,10 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
         path=path,
         host=request.scalars.get(_HTTP_HOST, b""),
         is_grpc=_is_grpc(request.headers.get(_CONTENT_TYPE, [])),
-        headers=tuple(
-            (name, tuple(values))
-            for name in plan.headers
-            if (values := request.headers.get(name.encode("ascii")))
-        ),
+        headers=request.named(plan.headers),
         body=_body(request, plan, path),
+        credentials=request.named(plan.credentials),
+        claims=request.claims,
     )
     given = request.headers.get(_REQUEST_ID, [])
     request_id = given[0] if len(given) == 1 else request.scalars.get(_HTTP_ID, b"")
@@ -130,6 +144,21 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
 
 
 Span = tuple[int, int]
+
+
+def _claims(raw: bytes, attributes: Span, name: str) -> bytes:
+    """Return what jwt_authn left under `name`, as JSON; empty if it left nothing."""
+    found = b""
+    for metadata in _messages(raw, attributes, _METADATA_CONTEXT):
+        for number, wire_type, start, end in read_fields(raw, *metadata):
+            if number != _FILTER_METADATA or not _is_len(wire_type):
+                continue
+            key, value = _entry(raw, (start, end))
+            if key == _JWT_AUTHN:
+                if found:
+                    raise RequestError("metadata of one filter comes twice")
+                found = payload_in(value, name)
+    return found
 
 
 def _messages(raw: bytes, span: Span, wanted: int) -> list[Span]:

@@ -32,17 +32,26 @@ class Plan:
 
     Attributes:
         headers: lower-case names of request headers that the policy reads.
+        credentials: lower-case names of request headers that tell who calls. No policy
+            gets to see them.
+        jwt_payload: the name under which Envoy's jwt_authn filter leaves the claims of
+            a token that it verified; empty for none.
         outlines: for a gRPC path, which fields of its one request message are kept. A
             path that is not listed has its body left unread.
     """
 
     headers: tuple[str, ...] = ()
+    credentials: tuple[str, ...] = ()
+    jwt_payload: str = ""
     outlines: Mapping[bytes, Outline] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.headers:
+        names = (*self.headers, *self.credentials)
+        for name in names:
             # RFC 9110 §5.1, lower case as HTTP/2 and Envoy have it.
             if _HEADER_NAME.fullmatch(name) is None:
                 raise ValueError(f"{name!r} is not a lower-case header name")
-        if len(set(self.headers)) != len(self.headers):
-            raise ValueError("a header is listed twice")
+        if len(set(names)) != len(names):
+            raise ValueError(
+                "a header is listed twice, or is both a credential and an input"
+            )

@@ -8,6 +8,7 @@ comment.
     trust-domain supplier.example
     certificate 5f3a…c1 O=SPIRE,C=US      (serial in hex, issuer as RFC 4514 text, in
                                            which '%' and '#' are percent-encoded)
+    jwt-id 0b7c1a4e                       (the claim jti, encoded in the same way)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import string
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ _log: Final = logging.getLogger("authz_server.revocation")
 
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 
+_PLAIN: Final = string.punctuation.replace("%", "").replace("#", "")
 _SERIAL: Final = re.compile(r"[0-9a-f]{1,40}", re.ASCII)  # RFC 5280 §4.1.2.2: 20 octets
 
 
@@ -49,6 +52,7 @@ class Revocations:
         ids: single workloads.
         subtrees: IDs of which every descendant is revoked too.
         certificates: (serial number, issuer as RFC 4514 text).
+        token_ids: claims `jti`, of whatever issuer.
         revision: changes whenever an entry does.
     """
 
@@ -56,6 +60,7 @@ class Revocations:
     subtrees: frozenset[SpiffeId] = frozenset()
     trust_domains: frozenset[TrustDomain] = frozenset()
     certificates: frozenset[tuple[int, str]] = frozenset()
+    token_ids: frozenset[str] = frozenset()
     revision: str = ""
 
     def check_id(self, spiffe_id: SpiffeId) -> None:
@@ -77,6 +82,11 @@ class Revocations:
         ):
             raise RevokedError("the certificate is revoked", Reason.CERTIFICATE_REVOKED)
 
+    def check_token(self, token_id: str) -> None:
+        """Raise `RevokedError` if the token of this ID is revoked."""
+        if token_id in self.token_ids:
+            raise RevokedError("the token is revoked", Reason.TOKEN_REVOKED)
+
 
 def name_certificate(certificate: x509.Certificate) -> tuple[int, str]:
     """Return serial number and issuer, which name a certificate (RFC 5280 §4.1.2.2)."""
@@ -86,10 +96,17 @@ def name_certificate(certificate: x509.Certificate) -> tuple[int, str]:
 def certificate_entry(certificate: x509.Certificate) -> str:
     """Return the line that revokes `certificate`."""
     serial, issuer = name_certificate(certificate)
-    # What ends a line or begins a comment is percent-encoded, and so '%' itself.
-    for character in "%#\r\n":
-        issuer = issuer.replace(character, f"%{ord(character):02X}")
-    return f"certificate {serial:x} {issuer}"
+    return f"certificate {serial:x} {_encode(issuer, _PLAIN + ' ')}"
+
+
+def token_entry(token_id: str) -> str:
+    """Return the line that revokes the token whose `jti` is `token_id`."""
+    return f"jwt-id {_encode(token_id)}"
+
+
+def _encode(text: str, safe: str = _PLAIN) -> str:
+    """Return `text` percent-encoded where it would end a line or begin a comment."""
+    return urllib.parse.quote(text, safe=safe)
 
 
 @dataclass(slots=True)
@@ -100,6 +117,7 @@ class _Entries:
     subtrees: set[SpiffeId] = field(default_factory=set)
     trust_domains: set[TrustDomain] = field(default_factory=set)
     certificates: set[tuple[int, str]] = field(default_factory=set)
+    token_ids: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, revocations: Revocations) -> Self:
@@ -109,6 +127,7 @@ class _Entries:
             set(revocations.subtrees),
             set(revocations.trust_domains),
             set(revocations.certificates),
+            set(revocations.token_ids),
         )
 
     def add(self, line: str) -> None:
@@ -133,25 +152,34 @@ class _Entries:
                         raise ValueError("expected a serial in hex and an issuer")
                     name = urllib.parse.unquote(issuer.strip())
                     self.certificates.add((int(serial, 16), name))
+                case "jwt-id":
+                    if not value:
+                        raise ValueError("expected the ID of a token")
+                    self.token_ids.add(urllib.parse.unquote(value))
                 case _:
                     raise ValueError(
                         f"{kind!r} is none of spiffe-id, subtree, trust-domain, "
-                        "certificate"
+                        "certificate, jwt-id"
                     )
         except SpiffeIdError as error:
             raise ValueError(str(error)) from error
 
     def freeze(self) -> Revocations:
         """Return the finished list."""
-        parts = [
-            sorted(map(str, kind))
-            for kind in (self.ids, self.subtrees, self.trust_domains, self.certificates)
-        ]
+        kinds = (
+            self.ids,
+            self.subtrees,
+            self.trust_domains,
+            self.certificates,
+            self.token_ids,
+        )
+        parts = [sorted(map(str, kind)) for kind in kinds]
         return Revocations(
             frozenset(self.ids),
             frozenset(self.subtrees),
             frozenset(self.trust_domains),
             frozenset(self.certificates),
+            frozenset(self.token_ids),
             hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
         )
 
@@ -178,6 +206,7 @@ def parse_revocations(
         entries.subtrees |= kept.subtrees
         entries.trust_domains |= kept.trust_domains
         entries.certificates |= kept.certificates
+        entries.token_ids |= kept.token_ids
     return entries.freeze(), problems
 
 

@@ -1,72 +1,113 @@
-"""What identities are judged by, all at one moment."""
+"""What identities are judged by, all at one moment, and where it comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
+from authz_server.identity.issuers import IssuerKeys, Issuers
+from authz_server.identity.remote_bundles import WorkloadApiBundles
 from authz_server.identity.revocation import RevocationFile, Revocations
-from authz_server.identity.trust import Trust, TrustFiles
+from authz_server.identity.trust import NO_TRUST, Trust, TrustStore
 
 REVOCATION_INTERVAL_S: Final = 0.25
 """A revocation is in force within a second of its being written."""
 
+NO_KEYS: Final = IssuerKeys({}, "")
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityState:
-    """Bundles and revocations that one decision is made under.
+    """Bundles, keys and revocations that one decision is made under.
 
     Attributes:
-        trust: None relies on the proxy's verification of the chain.
         revocations: None means that the list cannot be relied on: nobody is believed.
     """
 
-    trust: Trust | None
-    revocations: Revocations | None
+    trust: Trust = NO_TRUST
+    issuers: IssuerKeys = NO_KEYS
+    revocations: Revocations | None = field(default_factory=Revocations)
 
     @property
     def revision(self) -> str:
         """Changes whenever a verdict on an identity could."""
-        trust = self.trust.revision if self.trust else ""
-        return f"{trust}/{self.revocations.revision if self.revocations else '-'}"
+        revoked = self.revocations.revision if self.revocations else "-"
+        return f"{self.trust.revision}/{self.issuers.revision}/{revoked}"
+
+
+class Source(Protocol):
+    """Keeps something true to the world outside, from `start_watching` to `stop`."""
+
+    @property
+    def error(self) -> str | None:
+        """What is wrong; None if nothing is."""
+
+    def reload(self) -> None:
+        """Ask for everything once; what cannot be had is told by `error`."""
+
+    def start_watching(self, interval_s: float) -> None:
+        """Go on asking. Files are looked at every `interval_s` seconds."""
+
+    def stop(self) -> None:
+        """End the watching; what is in force stays."""
 
 
 class IdentitySources:
-    """The files behind `IdentityState`.
+    """Everything behind `IdentityState`.
 
     Args:
-        trust: None relies on the proxy's verification of the chain.
+        store: what `bundles` fill.
+        bundles: the sources of trust bundles.
         revocations: None means that no list is configured.
+        issuers: None means that no user tokens are verified here.
+        workload_api: that one of `bundles` which also has our own SVID.
     """
 
     def __init__(
-        self, trust: TrustFiles | None = None, revocations: RevocationFile | None = None
+        self,
+        store: TrustStore | None = None,
+        bundles: Sequence[Source] = (),
+        revocations: RevocationFile | None = None,
+        issuers: Issuers | None = None,
+        workload_api: WorkloadApiBundles | None = None,
     ) -> None:
-        self.trust = trust
+        self.store = store
+        self._issuers = issuers
+        self.workload_api = workload_api
         self._revocations = revocations
-        self._sources = [source for source in (trust, revocations) if source]
+        self._sources: list[Source] = [*bundles]
+        self._sources += [source for source in (revocations, issuers) if source]
 
     @property
     def current(self) -> IdentityState:
         """What is in force now."""
         return IdentityState(
-            self.trust.current if self.trust else None,
+            self.store.current if self.store else NO_TRUST,
+            self._issuers.current if self._issuers else NO_KEYS,
             self._revocations.current if self._revocations else Revocations(),
         )
 
     @property
     def error(self) -> str | None:
-        """What is wrong with which file; None if nothing is."""
+        """What is wrong with what; None if nothing is."""
         found = [source.error for source in self._sources]
+        if self.store is not None:
+            found.insert(0, self.store.error)
         return "; ".join(error for error in found if error) or None
 
+    def ask_again(self, issuer: str) -> None:
+        """Note that a token named a key of `issuer` that is not known. Never blocks."""
+        if self._issuers is not None:
+            self._issuers.ask_again(issuer)
+
     def reload(self) -> None:
-        """Read every file again."""
+        """Ask every source once."""
         for source in self._sources:
             source.reload()
 
     def start_watching(self, interval_s: float) -> None:
-        """Read files again from now on whenever they change."""
+        """Keep everything true to its source from now on."""
         for source in self._sources:
             source.start_watching(
                 min(interval_s, REVOCATION_INTERVAL_S)

@@ -17,7 +17,7 @@ def build_question(identity: Identity, operation: Operation, facts: Facts) -> by
     Raises:
         RequestError: if a header that the policy reads came twice, or is not UTF-8.
     """
-    spiffe_id, call = identity.spiffe_id, operation.call
+    spiffe_id, user, call = identity.spiffe_id, identity.user, operation.call
     path, _, _ = facts.path.partition(b"?")
     return json.dumps(
         {
@@ -26,7 +26,13 @@ def build_question(identity: Identity, operation: Operation, facts: Facts) -> by
                 "trust_domain": spiffe_id.trust_domain.name,
                 "path": spiffe_id.path,
             },
-            "user": None,
+            "user": None
+            if user is None
+            else {
+                "issuer": user.issuer,
+                "subject": user.subject,
+                "claims": dict(user.claims),
+            },
             "operation": {
                 "action": call.action,
                 "scope": call.scope,

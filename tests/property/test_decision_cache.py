@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from authz_server.cache import DecisionCache, Entry
 from authz_server.cache.decision_cache import ENTRY_OVERHEAD_BYTES
 from authz_server.clock import Instant
+from authz_server.errors import Reason
 
 KEYS = st.sampled_from([b"a", b"bb", b"ccc", b"dddd", b"eeeee"])
 REVISIONS = st.sampled_from(["one", "two"])
@@ -35,6 +36,7 @@ class CacheMachine(RuleBasedStateMachine):
         entry = Entry(
             response=b"%d" % self.count,
             record=b"",
+            reason=Reason.GRANTED,
             revision=revision,
             expires_s=self.now.steady_s + lifetime_s,
             valid_from_s=self.now.wall_s - 1,

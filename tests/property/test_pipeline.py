@@ -192,7 +192,7 @@ def test_a_remembered_answer_is_the_fresh_answer_and_is_recorded_too(
 STAGES = [
     "authz_server.pipeline.extract",
     "authz_server.pipeline.Facts.decode",
-    "authz_server.pipeline.identify",
+    "authz_server.identity.identify.Identifier.identify",
     "authz_server.pipeline.classify",
     "authz_server.pipeline.build_question",
     "authz_server.pipeline.allow",

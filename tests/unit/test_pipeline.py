@@ -23,6 +23,8 @@ from authz_server.clock import Instant
 from authz_server.demo.pki import DevelopmentCa
 from authz_server.errors import Reason
 from authz_server.facts import Plan
+from authz_server.identity.identify import Identifier
+from authz_server.identity.rules import Rules
 from authz_server.identity.sources import IdentitySources
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline, Settings
@@ -78,23 +80,30 @@ def loaded(policies: PolicyStore) -> LoadedPolicy:
     return policies.current
 
 
+LENIENT = Rules(verify_chain=False, require_certificate=False)
+
+
 class Bench:
     """A pipeline with a clock, a policy source and a sink to look into."""
 
-    def __init__(self, loaded: LoadedPolicy | None, **settings: object) -> None:
+    def __init__(
+        self,
+        loaded: LoadedPolicy | None,
+        rules: Rules = LENIENT,
+        **settings: object,
+    ) -> None:
         self.time = Time()
         self.source = Source(loaded)
         self.sink = MemorySink()
         self.cache = DecisionCache(max_entries=100, max_bytes=1_000_000)
-        arguments: dict[str, object] = {"require_certificate": False, **settings}
         self.pipeline = Pipeline(
             plan=Plan(outlines=OUTLINES),
             policies=self.source,
-            identities=IdentitySources(),
+            identifier=Identifier(rules, IdentitySources()),
             cache=self.cache,
             audit=self.sink,
             clock=self.time,
-            settings=Settings(**arguments),  # type: ignore[arg-type]
+            settings=Settings(**settings),  # type: ignore[arg-type]
         )
 
     @property
@@ -126,6 +135,9 @@ def test_an_allowed_call_is_allowed_and_recorded(loaded: LoadedPolicy) -> None:
         "reason": "granted",
         "principal": CAMERA,
         "verified": True,
+        "via": "",
+        "user_issuer": "",
+        "user": "",
         "role": "inspector",
         "action": "inference",
         "scope": "model",
@@ -307,11 +319,8 @@ def test_a_policy_that_denies_is_remembered(loaded: LoadedPolicy) -> None:
     assert bench.event["cache_hit"] is True
 
 
-@pytest.mark.parametrize("name", ["require_certificate", "trust_host"])
-def test_the_settings_are_strict_by_default(name: str, loaded: LoadedPolicy) -> None:
-    assert getattr(Settings(), name) is (name == "require_certificate")
-    bench = Bench(loaded, require_certificate=True)
-    assert reason_of(bench.check()) == Reason.CERTIFICATE_MISSING
+def test_rules_and_settings_are_strict_by_default(loaded: LoadedPolicy) -> None:
+    assert reason_of(Bench(loaded, Rules()).check()) == Reason.CERTIFICATE_MISSING
     raw = bytes(check_request(extensions={}))
     assert reason_of(Bench(loaded).check(raw)) == Reason.UPSTREAM_UNKNOWN
 

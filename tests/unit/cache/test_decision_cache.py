@@ -5,6 +5,7 @@ import pytest
 from authz_server.cache import DecisionCache, Entry
 from authz_server.cache.decision_cache import ENTRY_OVERHEAD_BYTES
 from authz_server.clock import Instant
+from authz_server.errors import Reason
 
 NOW = Instant(wall_s=1000.0, steady_s=50.0)
 
@@ -17,7 +18,9 @@ def entry(
     valid_from_s: float = 900.0,
     valid_until_s: float = 1100.0,
 ) -> Entry:
-    return Entry(response, b"", revision, expires_s, valid_from_s, valid_until_s)
+    return Entry(
+        response, b"", Reason.GRANTED, revision, expires_s, valid_from_s, valid_until_s
+    )
 
 
 def cache(max_entries: int = 10, max_bytes: int = 100_000) -> DecisionCache:

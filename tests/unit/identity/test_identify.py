@@ -10,9 +10,10 @@ from authz_server.demo.pki import DevelopmentCa, Svid
 from authz_server.errors import AuthzError, Reason
 from authz_server.facts import Body, BodyState, Facts
 from authz_server.identity.certificate import MAX_CERTIFICATE_BYTES, parse_leaf
-from authz_server.identity.identify import Identity, identify
+from authz_server.identity.identify import Identifier, Identity
 from authz_server.identity.revocation import Revocations
-from authz_server.identity.sources import IdentityState
+from authz_server.identity.rules import Rules
+from authz_server.identity.sources import IdentitySources, IdentityState
 from authz_server.identity.spiffe_id import TrustDomain
 
 CA = DevelopmentCa("factory.example")
@@ -55,12 +56,12 @@ def who(
 ) -> Identity:
     if certificate is None:
         certificate = envoy_certificate(svid().certificate_pem)
-    return identify(
+    rules = Rules(verify_chain=False, require_certificate=require_certificate)
+    return Identifier(rules, IdentitySources()).identify(
         facts(principal, certificate),
         TRUST_DOMAINS,
         now,
-        require_certificate=require_certificate,
-        state=IdentityState(None, revocations),
+        IdentityState(revocations=revocations),
     )
 
 

@@ -31,6 +31,7 @@ from authz_server.identity.revocation import (
     certificate_entry,
     name_certificate,
     parse_revocations,
+    token_entry,
 )
 from authz_server.identity.sources import REVOCATION_INTERVAL_S
 from authz_server.identity.spiffe_id import SpiffeId
@@ -311,3 +312,41 @@ def test_a_list_that_cannot_be_written_is_an_error(
     arguments = ["revoke", "--file", str(tmp_path / "no" / "list")]
     assert main([*arguments, "--trust-domain", "a"]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "token_id",
+    ["0b7c1a4e", " spaces ", "100%#1", "two\nlines", "caf\u00e9", "\u2028", "a\x0bb"],
+)
+def test_a_token_is_revoked_by_its_id_whatever_that_holds(token_id: str) -> None:
+    revocations, problems = parse_revocations(token_entry(token_id))
+    assert not problems
+    assert revocations.token_ids == {token_id}
+    with pytest.raises(RevokedError) as caught:
+        revocations.check_token(token_id)
+    assert caught.value.reason is Reason.TOKEN_REVOKED
+    revocations.check_token("another")
+    revocations.check_token("")
+
+
+def test_a_token_is_revoked_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "revoked"
+    assert main(["revoke", "--file", str(path), "--jwt-id", "a b#c"]) == 0
+    revocations, problems = parse_revocations(path.read_text())
+    assert not problems
+    assert revocations.token_ids == {"a b#c"}
+    assert "revoked: jwt-id a%20b%23c" in capsys.readouterr().out
+
+
+def test_an_empty_token_id_revokes_nothing_and_is_told() -> None:
+    _, problems = parse_revocations("jwt-id")
+    assert problems == ["line 1: expected the ID of a token"]
+
+
+def test_a_bad_line_keeps_revoked_tokens_revoked() -> None:
+    before, _ = parse_revocations("jwt-id a")
+    after, problems = parse_revocations("jwt-di a", before)
+    assert problems
+    assert after.token_ids == {"a"}
