@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from authz_server.audit import Sink
 from authz_server.cache import DecisionCache
 from authz_server.clock import system_clock
-from authz_server.config import Config
+from authz_server.config import Config, Identity
+from authz_server.config.identity_contradictions import ENVOY
 from authz_server.facts import Plan
+from authz_server.fetch import web_context
+from authz_server.identity.bundle_files import BundleFiles
+from authz_server.identity.certificate import Leaf
+from authz_server.identity.chain import Chain, Window
+from authz_server.identity.federation import Endpoint
+from authz_server.identity.identify import Identifier
+from authz_server.identity.issuers import Issuers
+from authz_server.identity.remote_bundles import FederatedBundles, WorkloadApiBundles
 from authz_server.identity.revocation import RevocationFile
-from authz_server.identity.sources import IdentitySources
-from authz_server.identity.spiffe_id import TrustDomain
-from authz_server.identity.trust import TrustFiles
+from authz_server.identity.rules import Rules, UserRules, Xfcc
+from authz_server.identity.sources import IdentitySources, Source
+from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
+from authz_server.identity.trust import TrustStore
 from authz_server.operations.triton_grpc import OUTLINES
-from authz_server.pipeline import Pipeline, PolicySource, Settings
+from authz_server.pipeline import Observer, Pipeline, PolicySource, Settings
 from authz_server.policy.building import read_wasm, shipped_wasm
-from authz_server.policy.store import PolicyStore
+from authz_server.policy.model import AccessPolicy, Group
+from authz_server.policy.store import LoadedPolicy, PolicyStore
 from authz_server.response import prepare
 
 
-def open_policies(config: Config) -> PolicyStore:
+def open_policies(
+    config: Config, on_change: Callable[[LoadedPolicy], None] | None = None
+) -> PolicyStore:
     """Return the store of the configured policy; nothing is loaded yet.
+
+    Args:
+        on_change: told of every policy that comes into force.
 
     Raises:
         PolicyError: if an own bundle is configured and has no Wasm.
@@ -34,22 +51,188 @@ def open_policies(config: Config) -> PolicyStore:
         module,
         timeout_s=config.limits.deadline_s,
         instances=config.policy.instances,
+        on_change=on_change,
     )
 
 
-def open_identities(config: Config) -> IdentitySources:
-    """Return the configured bundles and revocation list, not read yet."""
+def open_identities(
+    config: Config, *, wants_svid: bool | None = None
+) -> IdentitySources:
+    """Return the configured bundles, keys and revocation list, not read yet.
+
+    Args:
+        wants_svid: whether the Workload API is asked for an SVID of our own; None asks
+            if the listener needs one.
+
+    Raises:
+        ConfigError: if a file of CAs cannot be read.
+    """
     identity = config.identity
-    trust = None
-    if identity.chain != "proxy":
-        trust = TrustFiles(
+    store = TrustStore(
+        [
+            TrustDomain(name)
+            for name in identity.bundles.keys() | identity.federation.endpoints
+        ],
+        max_age_s=identity.max_bundle_age_s or math.inf,
+        clock=system_clock,
+    )
+    bundles: list[Source] = [
+        BundleFiles(
+            store,
             {TrustDomain(name): Path(file) for name, file in identity.bundles.items()},
-            max_age_s=identity.max_bundle_age_s or math.inf,
+            Path(identity.bundle_map) if identity.bundle_map else None,
+        )
+    ]
+    if identity.federation.endpoints:
+        bundles.append(_open_endpoints(store, identity))
+    workload_api = None
+    if identity.workload_api:
+        workload_api = WorkloadApiBundles(
+            store,
+            identity.workload_api,
+            wants_svid=config.listen.tls.is_set and not config.listen.tls.has_files
+            if wants_svid is None
+            else wants_svid,
             clock=system_clock,
         )
+        bundles.append(workload_api)
     list_file = identity.revocations
     return IdentitySources(
-        trust, RevocationFile(Path(list_file)) if list_file else None
+        store,
+        bundles,
+        RevocationFile(Path(list_file)) if list_file else None,
+        _open_issuers(identity),
+        workload_api,
+    )
+
+
+def _open_endpoints(store: TrustStore, identity: Identity) -> FederatedBundles:
+    federation = identity.federation
+    ids = {
+        name: SpiffeId.parse_workload(text)
+        for name, text in federation.spiffe_ids.items()
+    }
+    return FederatedBundles(
+        store,
+        [
+            Endpoint(TrustDomain(name), url, ids.get(name))
+            for name, url in federation.endpoints.items()
+        ],
+        web_tls=web_context(Path(federation.web_ca) if federation.web_ca else None),
+        clock=system_clock,
+    )
+
+
+def _open_issuers(identity: Identity) -> Issuers | None:
+    users = identity.users
+    locations = {name: where for name, where in users.issuers.items() if where != ENVOY}
+    if not locations:
+        return None
+    return Issuers(
+        locations,
+        web_tls=web_context(Path(users.web_ca) if users.web_ca else None),
+        clock=system_clock,
+        max_age_s=users.max_key_age_s or math.inf,
+    )
+
+
+def proxy_verifier(
+    config: Config, identities: IdentitySources
+) -> Callable[[Leaf, float, Chain], Window]:
+    """Return what verifies a proxy's certificate by the bundle of its trust domain.
+
+    Only with CAs from a file, and for a trust domain whose bundle comes from nowhere,
+    that is left to the TLS handshake. Whether a bundle is there at the moment does not
+    matter: one that is gone must not make anybody trusted.
+
+    Args:
+        identities: what `open_identities` returned for the same configuration.
+    """
+    identity = config.identity
+    named = identity.bundles.keys() | identity.federation.endpoints
+    # These two may give the bundle of any trust domain.
+    anywhere = bool(identity.bundle_map or identity.workload_api)
+    has_files = config.listen.tls.has_files
+
+    def verify(leaf: Leaf, now_s: float, intermediates: Chain) -> Window:
+        name = str(leaf.spiffe_id.trust_domain)
+        if has_files and not anywhere and name not in named:
+            return (leaf.valid_from_s, leaf.valid_until_s)
+        return identities.current.trust.verify(leaf, now_s, intermediates)
+
+    return verify
+
+
+def find_gaps(policy: AccessPolicy, config: Config) -> list[str]:
+    """Return what `policy` names and `config` cannot give, one sentence each.
+
+    Nothing is unsafe about a gap: whoever falls into it is denied. Not checked: what a
+    bundle map, the Workload API, or a token will hold.
+    """
+    gaps = [
+        gap for group in policy.groups.values() for gap in _user_gaps(group, config)
+    ]
+    identity = config.identity
+    if identity.chain == "bundle" and not (
+        identity.bundle_map or identity.workload_api
+    ):
+        named = identity.bundles.keys() | identity.federation.endpoints
+        gaps += [
+            f"trust domain {name}: has no bundle, so its workloads are all denied; add "
+            "it to identity.bundles or identity.federation.endpoints"
+            for name in sorted(map(str, policy.trust_domains))
+            if name not in named
+        ]
+    return gaps
+
+
+def _user_gaps(group: Group, config: Config) -> Iterator[str]:
+    """Yield each issuer and claim of `group` that is not configured, once."""
+    users = config.identity.users
+    members = dict.fromkeys((user.issuer, user.claim) for user in group.users)
+    unknown = dict.fromkeys(name for name, _ in members if name not in users.issuers)
+    for issuer in unknown:
+        yield (
+            f"group {group.name}: no token of {issuer} is read, so it has no users of "
+            "it; add it to identity.users.issuers"
+        )
+    unseen = dict.fromkeys(
+        claim
+        for issuer, claim in members
+        if issuer not in unknown and claim not in users.claims
+    )
+    for claim in unseen:
+        yield (
+            f"group {group.name}: no policy sees the claim {claim!r}, so it has no "
+            "users by it; add it to identity.users.claims"
+        )
+
+
+def identity_rules(identity: Identity) -> Rules:
+    """Return what counts as an identity under this configuration."""
+    users = identity.users
+    return Rules(
+        verify_chain=identity.chain == "bundle",
+        require_certificate=identity.require_certificate,
+        xfcc=Xfcc(identity.xfcc),
+        hops=frozenset(map(SpiffeId.parse_workload, identity.hops)),
+        jwt_audience=frozenset(identity.jwt_svid.audience),
+        jwt_header=identity.jwt_svid.header,
+        jwt_alone=identity.jwt_svid.without_certificate,
+        users=UserRules(
+            audience=frozenset(users.audience),
+            issuers=frozenset(
+                name for name, where in users.issuers.items() if where != ENVOY
+            ),
+            header=users.header,
+            claims=users.claims,
+            proxy_verified=frozenset(
+                name for name, where in users.issuers.items() if where == ENVOY
+            ),
+        )
+        if users.issuers
+        else None,
+        max_token_lifetime_s=identity.max_token_lifetime_s,
     )
 
 
@@ -58,28 +241,34 @@ def build_pipeline(
     policies: PolicySource,
     audit: Sink,
     identities: IdentitySources,
+    observe: Observer | None = None,
 ) -> Pipeline:
     """Return the pipeline that `config` describes, ready to answer at once.
 
     Args:
         identities: what `open_identities` returned for the same configuration.
+        observe: told of every decision.
     """
-    if (identities.trust is None) is not (config.identity.chain == "proxy"):
-        raise ValueError("trust bundles and identity.chain contradict each other")
     prepare()
+    rules = identity_rules(config.identity)
     return Pipeline(
-        plan=Plan(headers=config.inputs.headers, outlines=OUTLINES),
+        plan=Plan(
+            headers=config.inputs.headers,
+            credentials=rules.credentials,
+            jwt_payload=config.identity.users.payload_in_metadata,
+            outlines=OUTLINES,
+        ),
         policies=policies,
-        identities=identities,
+        identifier=Identifier(rules, identities),
         cache=DecisionCache(
             max_entries=config.cache.max_entries, max_bytes=config.cache.max_bytes
         ),
         audit=audit,
         clock=system_clock,
         settings=Settings(
-            require_certificate=config.identity.require_certificate,
             trust_host=config.inputs.trust_host,
             deadline_s=config.limits.deadline_s,
             ttl_s=config.cache.ttl_s,
         ),
+        observe=observe,
     )

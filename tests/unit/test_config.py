@@ -11,19 +11,40 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 DEFAULTS = {
     "listen.address": "unix:///run/authz-server/check.sock",
     "listen.socket_mode": "0660",
+    "listen.peer_uids": (),
+    "listen.peer_gids": (),
+    "listen.metrics": "",
+    "listen.tls.proxies": (),
     "listen.tls.certificate": "",
     "listen.tls.key": "",
     "listen.tls.client_ca": "",
-    "listen.tls.proxies": (),
     "policy.file": "",
     "policy.bundle": "",
     "policy.reload_interval_s": 1.0,
     "policy.instances": 2,
     "identity.chain": "bundle",
     "identity.bundles": {},
+    "identity.bundle_map": "",
+    "identity.workload_api": "",
     "identity.max_bundle_age_s": 0.0,
     "identity.revocations": "",
     "identity.require_certificate": True,
+    "identity.xfcc": "none",
+    "identity.hops": (),
+    "identity.max_token_lifetime_s": 86_400.0,
+    "identity.federation.endpoints": {},
+    "identity.federation.spiffe_ids": {},
+    "identity.federation.web_ca": "",
+    "identity.jwt_svid.audience": (),
+    "identity.jwt_svid.header": "authorization",
+    "identity.jwt_svid.without_certificate": False,
+    "identity.users.issuers": {},
+    "identity.users.audience": (),
+    "identity.users.claims": (),
+    "identity.users.header": "authorization",
+    "identity.users.payload_in_metadata": "",
+    "identity.users.web_ca": "",
+    "identity.users.max_key_age_s": 86_400.0,
     "inputs.headers": (),
     "inputs.trust_host": False,
     "cache.max_entries": 100_000,
@@ -156,6 +177,64 @@ BAD_IDENTITY = {
     "identity.require_certificate: without a certificate": (
         "bundles: {td: a}, require_certificate: false"
     ),
+    "identity.bundle_map: excludes workload_api": (
+        "bundle_map: m, workload_api: 'unix:///s'"
+    ),
+    "identity.workload_api: expected unix:///absolute/path": "workload_api: /s",
+    "identity.jwt_svid: a JWT-SVID is verified": (
+        "chain: proxy, jwt_svid: {audience: a}"
+    ),
+    "identity.jwt_svid.audience: missing": (
+        "bundles: {td: a}, jwt_svid: {without_certificate: true}"
+    ),
+    "identity.jwt_svid.audience: an empty name": (
+        "bundles: {td: a}, jwt_svid: {audience: ['']}"
+    ),
+    "identity.jwt_svid.header: 'X'": "bundles: {td: a}, jwt_svid: {header: X}",
+    "x-forwarded-client-cert carries no tokens": (
+        "bundles: {td: a}, users: {header: x-forwarded-client-cert}"
+    ),
+    "identity.federation.endpoints: trust domain 'TD'": (
+        "federation: {endpoints: {TD: 'https://a'}}"
+    ),
+    "identity.federation.endpoints: td: 'http://a' is no": (
+        "federation: {endpoints: {td: 'http://a'}}"
+    ),
+    "identity.federation.endpoints: td: Port": (
+        "federation: {endpoints: {td: 'https://a:x'}}"
+    ),
+    "td: a URL must not hold a password": (
+        "federation: {endpoints: {td: 'https://u:p@a'}}"
+    ),
+    "identity.federation.spiffe_ids: td has no endpoint": (
+        "bundles: {td: a}, federation: {spiffe_ids: {td: 'spiffe://td/x'}}"
+    ),
+    "identity.federation.spiffe_ids: td: SPIFFE ID names": (
+        "federation: {endpoints: {td: 'https://a'}, spiffe_ids: {td: 'spiffe://td'}}"
+    ),
+    "identity.xfcc: expected one of none, proxy": "bundles: {td: a}, xfcc: all",
+    "identity.hops: missing": "bundles: {td: a}, xfcc: hop",
+    "identity.hops: 'x': SPIFFE ID": "bundles: {td: a}, xfcc: hop, hops: x",
+    "identity.hops: nothing tells": "bundles: {td: a}, hops: 'spiffe://td/gw'",
+    "identity.xfcc: a waypoint sends no": "bundles: {td: a}, xfcc: waypoint",
+    "identity.users.audience: missing": (
+        "bundles: {td: a}, users: {issuers: {i: /keys}}"
+    ),
+    "identity.users.issuers: i: expected an absolute path": (
+        "bundles: {td: a}, users: {audience: a, issuers: {i: keys}}"
+    ),
+    "payload_in_metadata: missing; Envoy verifies i": (
+        "bundles: {td: a}, users: {audience: a, issuers: {i: envoy}}"
+    ),
+    "payload_in_metadata: no issuer is set": (
+        "bundles: {td: a}, users: {payload_in_metadata: p}"
+    ),
+    "identity.users.max_key_age_s: must not": (
+        "bundles: {td: a}, users: {max_key_age_s: -1}"
+    ),
+    "identity.max_token_lifetime_s: must be more": (
+        "bundles: {td: a}, max_token_lifetime_s: 0"
+    ),
 }
 
 
@@ -195,6 +274,9 @@ BAD = {
     ),
     "inputs.headers: expected a list": "{policy: {file: p}, inputs: {headers: 1}}",
     "inputs.headers: 'X-A'": "{policy: {file: p}, inputs: {headers: [X-A]}}",
+    "inputs.headers: authorization carries tokens": (
+        "{policy: {file: p}, inputs: {headers: [authorization]}}"
+    ),
     "log_level: expected one of": "{policy: {file: p}, log_level: loud}",
     'expected octal digits such as "0660"': (
         '{policy: {file: p}, listen: {socket_mode: "0888"}}'
@@ -209,6 +291,20 @@ BAD = {
     "listen.tls.key: missing": (
         '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:1", '
         "tls: {certificate: c}}}"
+    ),
+    "listen.tls.proxies: missing": (
+        '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:1", '
+        "tls: {certificate: c, key: k, client_ca: a}}}"
+    ),
+    "listen.peer_uids: expected a list of whole": (
+        "{policy: {file: p}, listen: {peer_uids: envoy}}"
+    ),
+    "only a unix socket tells who connects": (
+        '{policy: {file: p}, listen: {address: "tcp://127.0.0.1:1", peer_uids: 1}}'
+    ),
+    "listen.metrics: 'x' is neither": "{policy: {file: p}, listen: {metrics: x}}",
+    "listen.metrics: expected tcp": (
+        "{policy: {file: p}, listen: {metrics: 'unix:///m'}}"
     ),
     "listen.tls: is for TCP": (
         "{policy: {file: p}, listen: {tls: {certificate: c, key: k, client_ca: a, "
@@ -255,3 +351,34 @@ def test_mutual_tls_beyond_loopback_is_allowed() -> None:
         "{certificate: c, key: k, client_ca: a, proxies: ['spiffe://td/a']}}}"
     )
     assert load(text).listen.tls.proxies == ("spiffe://td/a",)
+
+
+def test_the_workload_api_gives_the_certificate_where_no_file_does() -> None:
+    text = (
+        '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:9191", tls: '
+        "{proxies: ['spiffe://td/a']}}, identity: {workload_api: 'unix:///s'}}"
+    )
+    assert not load(text).listen.tls.has_files
+
+
+def test_the_standard_variable_names_the_workload_api_unless_a_setting_does() -> None:
+    standard = {"SPIFFE_ENDPOINT_SOCKET": "unix:///standard"}
+    text = "policy: {file: p}"
+    assert _load(text, standard, {}).identity.workload_api == "unix:///standard"
+    own = "{policy: {file: p}, identity: {workload_api: 'unix:///own'}}"
+    assert _load(own, standard, {}).identity.workload_api == "unix:///own"
+
+
+def test_numbers_may_come_as_a_list_or_alone() -> None:
+    one = "{policy: {file: p}, listen: {peer_uids: 1337, peer_gids: [1, 2]}}"
+    assert load(one).listen.peer_uids == (1337,)
+    assert load(one).listen.peer_gids == (1, 2)
+
+
+def test_waypoints_and_users_of_envoy_are_possible() -> None:
+    text = (
+        "{policy: {file: p}, identity: {chain: proxy, require_certificate: false, "
+        "xfcc: waypoint, users: {audience: a, issuers: {i: envoy, j: 'https://j/k'}, "
+        "payload_in_metadata: jwt}}}"
+    )
+    assert load(text).identity.users.issuers == {"i": "envoy", "j": "https://j/k"}

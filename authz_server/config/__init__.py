@@ -1,0 +1,35 @@
+"""The configuration: one frozen value, from file, environment and flags."""
+
+from authz_server.config.loading import environment_name, load_config, settings
+from authz_server.config.sections import (
+    Audit,
+    Cache,
+    Config,
+    Federation,
+    Identity,
+    Inputs,
+    JwtSvids,
+    Limits,
+    Listen,
+    Policy,
+    Tls,
+    Users,
+)
+
+__all__ = [
+    "Audit",
+    "Cache",
+    "Config",
+    "Federation",
+    "Identity",
+    "Inputs",
+    "JwtSvids",
+    "Limits",
+    "Listen",
+    "Policy",
+    "Tls",
+    "Users",
+    "environment_name",
+    "load_config",
+    "settings",
+]

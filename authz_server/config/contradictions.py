@@ -1,0 +1,118 @@
+"""Settings that cannot be meant so, each told with its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from authz_server.address import Address
+from authz_server.config.identity_contradictions import find_identity_contradictions
+from authz_server.config.sections import Config, Identity, Listen, Tls
+from authz_server.errors import SpiffeIdError
+from authz_server.identity.spiffe_id import SpiffeId
+
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def find_contradictions(config: Config) -> list[str]:
+    """Return every problem, one sentence each."""
+    problems: list[str] = []
+    if not config.policy.file:
+        problems.append("policy.file: missing; name the AccessPolicy file")
+    if config.log_level not in _LOG_LEVELS:
+        problems.append(f"log_level: expected one of {', '.join(_LOG_LEVELS)}")
+    problems += [
+        f"{name}: must be more than 0"
+        for name, value in (
+            ("policy.reload_interval_s", config.policy.reload_interval_s),
+            ("policy.instances", config.policy.instances),
+            ("limits.deadline_s", config.limits.deadline_s),
+            ("limits.max_pending", config.limits.max_pending),
+            ("limits.workers", config.limits.workers),
+            ("limits.max_message_bytes", config.limits.max_message_bytes),
+            (
+                "identity.max_token_lifetime_s",
+                config.identity.max_token_lifetime_s,
+            ),
+        )
+        if not value > 0
+    ]
+    problems += [
+        f"{name}: must not be negative"
+        for name, value in (
+            ("cache.max_entries", config.cache.max_entries),
+            ("cache.max_bytes", config.cache.max_bytes),
+            ("cache.ttl_s", config.cache.ttl_s),
+            ("limits.drain_s", config.limits.drain_s),
+            ("identity.max_bundle_age_s", config.identity.max_bundle_age_s),
+            ("identity.users.max_key_age_s", config.identity.users.max_key_age_s),
+        )
+        if not value >= 0
+    ]
+    problems += find_identity_contradictions(config.identity, config.inputs.headers)
+    problems += _listen_problems(config.listen, config.identity)
+    return problems
+
+
+def _listen_problems(listen: Listen, identity: Identity) -> Iterator[str]:
+    yield from _socket_mode_problems(listen.socket_mode)
+    yield from _metrics_problems(listen.metrics)
+    try:
+        address = Address.parse(listen.address)
+    except ValueError as error:
+        yield f"listen.address: {error}"
+        return
+    if address.is_unix:
+        if listen.tls.is_set:
+            yield "listen.tls: is for TCP; a unix socket has permissions"
+    elif listen.peer_uids or listen.peer_gids:
+        yield (
+            "listen.peer_uids, listen.peer_gids: only a unix socket tells who connects"
+        )
+    if listen.tls.is_set:
+        yield from _tls_problems(listen.tls, identity)
+    elif not address.is_unix and not address.is_loopback:
+        yield (
+            "listen.address: plaintext beyond loopback lets anybody ask; "
+            "set listen.tls, or listen on 127.0.0.1, [::1] or a unix socket"
+        )
+
+
+def _socket_mode_problems(text: str) -> Iterator[str]:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:  # noqa: PLR2004 - permission bits
+        yield 'listen.socket_mode: expected octal digits such as "0660"'
+    elif mode & 0o002:
+        yield "listen.socket_mode: lets everybody on this machine ask"
+
+
+def _metrics_problems(text: str) -> Iterator[str]:
+    if not text:
+        return
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        yield f"listen.metrics: {error}"
+    else:
+        if address.is_unix:
+            yield "listen.metrics: expected tcp://ip:port"
+
+
+def _tls_problems(tls: Tls, identity: Identity) -> Iterator[str]:
+    if not tls.proxies:
+        yield "listen.tls.proxies: missing; list the proxies that may ask"
+    if tls.has_files or not identity.workload_api:
+        for name in ("certificate", "key", "client_ca"):
+            if not getattr(tls, name):
+                yield (
+                    f"listen.tls.{name}: missing; name all three files, or none and "
+                    "set identity.workload_api"
+                )
+    for proxy in tls.proxies:
+        try:
+            SpiffeId.parse_workload(proxy)
+        except SpiffeIdError as error:
+            yield f"listen.tls.proxies: {proxy!r}: {error}"
