@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from authz_server.cli.serve import add_config_arguments, config_from
+from authz_server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from authz_server.config import Config
+
+_POLL_S: Final = 0.02
 
 
 def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private class
@@ -31,46 +38,106 @@ def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private cl
 
 def run(args: argparse.Namespace) -> int:
     """Print the status; 0 if it is SERVING."""
+    from authz_server.transport.grpc_server import POLICY_HEALTH, TRUST_HEALTH
+
+    service = POLICY_HEALTH if args.policy else TRUST_HEALTH if args.trust else ""
+    status = ask(config_from(args), service, args.timeout)
+    print(status)
+    return 0 if status == "SERVING" else 1
+
+
+def ask(config: Config, service: str, timeout_s: float) -> str:
+    """Return the status of `service` of the server that runs with `config`.
+
+    Not one of gRPC's own if it does not answer.
+    """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from authz_server.address import Address
-    from authz_server.transport.grpc_server import POLICY_HEALTH, TRUST_HEALTH
-
-    config = config_from(args)
-    address = Address.parse(config.listen.address)
-    tls = config.listen.tls
-    target = address.target.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
-    if tls.is_set:
-        # Our own certificate stands in for a proxy's: health is open to any client that
-        # the CA knows.
-        certificate = Path(tls.certificate).read_bytes()
-        credentials = grpc.ssl_channel_credentials(
-            Path(tls.client_ca).read_bytes(), Path(tls.key).read_bytes(), certificate
-        )
-        options = (("grpc.ssl_target_name_override", _dns_name(certificate)),)
-        channel = grpc.secure_channel(target, credentials, options)
-    else:
-        channel = grpc.insecure_channel(target)
-    service = POLICY_HEALTH if args.policy else TRUST_HEALTH if args.trust else ""
-    with channel:
+    with _channel(config, timeout_s) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=args.timeout
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s
             )
         except grpc.RpcError as error:
-            print(f"no answer from {config.listen.address}: {error.code().name}")
-            return 1
-    name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    print(name)
-    return 0 if name == "SERVING" else 1
+            return f"no answer from {config.listen.address}: {error.code().name}"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _channel(config: Config, timeout_s: float) -> Any:  # noqa: ANN401 - gRPC is untyped
+    import grpc
+
+    from authz_server.address import Address
+
+    address = Address.parse(config.listen.address)
+    target = address.target.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    tls = config.listen.tls
+    if not tls.is_set:
+        return grpc.insecure_channel(target)
+    certificate, key, authorities = _credentials(config, timeout_s)
+    # Our own certificate stands in for a proxy's: health is open to any client that the
+    # CA knows.
+    return grpc.secure_channel(
+        target,
+        grpc.ssl_channel_credentials(authorities, key, certificate),
+        (("grpc.ssl_target_name_override", _dns_name(certificate)),),
+    )
+
+
+def _credentials(config: Config, timeout_s: float) -> tuple[bytes, bytes, bytes]:
+    """Return the listener's own certificate chain, key, and CAs to know it by, as PEM.
+
+    Raises:
+        ConfigError: if they cannot be had.
+    """
+    tls = config.listen.tls
+    if tls.has_files:
+        try:
+            return (
+                Path(tls.certificate).read_bytes(),
+                Path(tls.key).read_bytes(),
+                Path(tls.client_ca).read_bytes(),
+            )
+        except OSError as error:
+            raise ConfigError(
+                [f"listen.tls: {error.filename}: cannot be read: {error.strerror}"]
+            ) from error
+    return _svid_credentials(config, timeout_s)
+
+
+def _svid_credentials(config: Config, timeout_s: float) -> tuple[bytes, bytes, bytes]:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from authz_server.assembly import open_identities
+
+    identities = open_identities(config, wants_svid=True)
+    identities.start_watching(config.policy.reload_interval_s)
+    try:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            agent = identities.workload_api
+            svid = agent.svid if agent is not None else None
+            anchors = identities.current.trust.anchors
+            if svid is not None and svid.spiffe_id.trust_domain in anchors:
+                bundle = anchors[svid.spiffe_id.trust_domain].bundle
+                authorities = [
+                    item.public_bytes(Encoding.PEM) for item in bundle.x509_authorities
+                ]
+                return (
+                    svid.certificate_chain_pem,
+                    svid.private_key_pem,
+                    b"".join(authorities),
+                )
+            time.sleep(_POLL_S)
+        problem = identities.error or "no answer"
+        raise ConfigError([f"identity.workload_api: gave no SVID: {problem}"])
+    finally:
+        identities.stop()
 
 
 def _dns_name(certificate: bytes) -> str:
     """Return a DNS name of our own certificate, for gRPC's client to check it by."""
     from cryptography import x509
-
-    from authz_server.errors import ConfigError
 
     try:
         names = (
@@ -82,6 +149,6 @@ def _dns_name(certificate: bytes) -> str:
         names = []
     if not names:
         raise ConfigError(
-            ["listen.tls.certificate: has no DNS name, by which gRPC could check it"]
+            ["the listener's certificate has no DNS name, by which gRPC could check it"]
         )
     return names[0]

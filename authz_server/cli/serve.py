@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from authz_server.config import Config, load_config, settings
+
+if TYPE_CHECKING:
+    from authz_server.identity.sources import IdentitySources
+    from authz_server.identity.spiffe_id import SpiffeId
+    from authz_server.pipeline import Observer
+    from authz_server.policy.store import LoadedPolicy, PolicyStore
+    from authz_server.transport.tls import SvidTls, TlsFiles
 
 
 def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private class
@@ -61,11 +70,18 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(config: Config) -> None:
     from authz_server.address import Address
-    from authz_server.assembly import build_pipeline, open_identities, open_policies
+    from authz_server.assembly import (
+        build_pipeline,
+        find_gaps,
+        open_identities,
+        open_policies,
+        proxy_verifier,
+    )
     from authz_server.audit import FileSink
     from authz_server.clock import system_clock
     from authz_server.identity.spiffe_id import SpiffeId
-    from authz_server.transport.grpc_server import GrpcServer, Health, TlsFiles
+    from authz_server.transport.grpc_server import GrpcServer, Health
+    from authz_server.transport.peer_gate import PeerList
     from authz_server.transport.proxies import ProxyList
 
     stop = asyncio.Event()
@@ -74,42 +90,107 @@ async def _serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
 
     log = logging.getLogger("authz_server.serve")
-    tls = config.listen.tls
-    policies = open_policies(config)
+    listen = config.listen
+
+    def warn_of_gaps(loaded: LoadedPolicy) -> None:
+        for gap in find_gaps(loaded.policy, config):
+            log.warning("%s", gap)
+
+    policies = open_policies(config, warn_of_gaps)
     identities = open_identities(config)
+    proxies = list(map(SpiffeId.parse_workload, listen.tls.proxies))
+    tls = _open_tls(config, identities, proxies)
     audit = FileSink(config.audit.file)
-    server = GrpcServer(
-        build_pipeline(config, policies, audit, identities),
-        health_of=lambda: Health(
-            can_answer=policies.current is not None,
-            is_current=policies.error is None,
-            is_trusting=identities.error is None,
-        ),
-        max_pending=config.limits.max_pending,
-        workers=config.limits.workers,
-        max_message_bytes=config.limits.max_message_bytes,
-        tls=TlsFiles(Path(tls.certificate), Path(tls.key), Path(tls.client_ca))
-        if tls.is_set
-        else None,
-        proxies=ProxyList(map(SpiffeId.parse_workload, tls.proxies), system_clock)
-        if tls.is_set
-        else None,
-    )
-    # A policy that cannot be loaded is in log and health, and every answer is a denial;
-    # the server starts all the same, so that mending the file is enough.
-    await asyncio.to_thread(policies.reload)
-    policies.start_watching(config.policy.reload_interval_s)
-    await asyncio.to_thread(identities.reload)
-    identities.start_watching(config.policy.reload_interval_s)
-    try:
+    with contextlib.ExitStack() as running:
+        running.callback(audit.close)
+        server = GrpcServer(
+            build_pipeline(
+                config,
+                policies,
+                audit,
+                identities,
+                _observer(config, policies, identities, running),
+            ),
+            health_of=lambda: Health(
+                can_answer=policies.current is not None,
+                is_current=policies.error is None,
+                is_trusting=identities.error is None
+                and (tls is None or tls.error is None),
+            ),
+            max_pending=config.limits.max_pending,
+            workers=config.limits.workers,
+            max_message_bytes=config.limits.max_message_bytes,
+            tls=tls,
+            proxies=ProxyList(proxies, system_clock, proxy_verifier(config, identities))
+            if tls is not None
+            else None,
+            peers=PeerList(
+                # Our own user can reach gRPC's socket anyway, and probes run as it.
+                frozenset({*listen.peer_uids, os.geteuid()}),
+                frozenset(listen.peer_gids),
+            )
+            if listen.peer_uids or listen.peer_gids
+            else None,
+        )
+        # What cannot be loaded is in log and health, and every answer is a denial; the
+        # server starts all the same, so that mending the file is enough.
+        for source in (policies, identities, tls):
+            if source is not None:
+                await asyncio.to_thread(source.reload)
+                source.start_watching(config.policy.reload_interval_s)
+                running.callback(source.stop)
         await server.run(
-            Address.parse(config.listen.address),
-            socket_mode=int(config.listen.socket_mode, 8),
+            Address.parse(listen.address),
+            socket_mode=int(listen.socket_mode, 8),
             stop=stop,
             drain_s=config.limits.drain_s,
             on_listening=lambda address: log.info("listening on %s", address),
         )
-    finally:
-        policies.stop()
-        identities.stop()
-        audit.close()
+
+
+def _open_tls(
+    config: Config, identities: IdentitySources, proxies: Sequence[SpiffeId]
+) -> TlsFiles | SvidTls | None:
+    """Return where the listener's certificate comes from; None for no TLS."""
+    from authz_server.clock import system_clock
+    from authz_server.transport.tls import SvidTls, TlsFiles
+
+    tls, workload_api = config.listen.tls, identities.workload_api
+    if not tls.is_set:
+        return None
+    if tls.has_files or workload_api is None:
+        return TlsFiles(Path(tls.certificate), Path(tls.key), Path(tls.client_ca))
+    return SvidTls(
+        lambda: workload_api.svid,
+        lambda: identities.current.trust,
+        [proxy.trust_domain for proxy in proxies],
+        system_clock,
+    )
+
+
+def _observer(
+    config: Config,
+    policies: PolicyStore,
+    identities: IdentitySources,
+    running: contextlib.ExitStack,
+) -> Observer | None:
+    """Return what counts decisions, and serve the counts; None if they are not wanted.
+
+    Raises:
+        ConfigError: if their address cannot be listened on.
+    """
+    if not config.listen.metrics:
+        return None
+    from authz_server.address import Address
+    from authz_server.transport.metrics import Metrics, serve_metrics
+
+    store = identities.store
+    metrics = Metrics(
+        is_current=lambda: policies.current is not None and policies.error is None,
+        standings=lambda: store.standings() if store is not None else {},
+    )
+    address = running.enter_context(
+        serve_metrics(Address.parse(config.listen.metrics), metrics)
+    )
+    logging.getLogger("authz_server.serve").info("metrics at %s", address)
+    return metrics.observe

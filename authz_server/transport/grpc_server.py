@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
-import os
-import socket
-import stat
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +26,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from authz_server.address import Address
 from authz_server.errors import ConfigError, Reason
 from authz_server.pipeline import Check, Pipeline
+from authz_server.transport.peer_gate import (
+    PeerGate,
+    PeerList,
+    bound_with_mode,
+    clear_path,
+)
 from authz_server.transport.proxies import ProxyList
+from authz_server.transport.tls import TlsSource, server_credentials
 
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
 
@@ -46,15 +52,6 @@ _OPTIONS: Final = (
 )
 
 _log: Final = logging.getLogger("authz_server.transport")
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of a mutual TLS listener."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,8 @@ class GrpcServer:
         max_pending: open decisions at most.
         workers: threads that decide.
         tls, proxies: both or neither; without them the address must be private.
+        peers: who may connect to a unix socket, beside what its mode says; None for no
+            such list.
     """
 
     def __init__(
@@ -90,13 +89,15 @@ class GrpcServer:
         max_pending: int,
         workers: int,
         max_message_bytes: int,
-        tls: TlsFiles | None = None,
+        tls: TlsSource | None = None,
         proxies: ProxyList | None = None,
+        peers: PeerList | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._health_of = health_of
         self._tls = tls
         self._proxies = proxies
+        self._peers = peers
         self._slots = threading.BoundedSemaphore(max_pending)
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="decide")
         self._max_message_bytes = max_message_bytes
@@ -116,7 +117,7 @@ class GrpcServer:
             on_listening: called with the address once connections are accepted.
 
         Raises:
-            ConfigError: if the address cannot be listened on, or a TLS file not read.
+            ConfigError: if the address cannot be listened on.
         """
         server = grpc.aio.server(
             options=(
@@ -131,19 +132,23 @@ class GrpcServer:
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         await self._publish_health(servicer)
-        bound = self._bind(server, address, socket_mode)
-        await server.start()
-        on_listening(bound)
-        watch = asyncio.create_task(self._watch_health(servicer))
-        try:
-            await stop.wait()
-        finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
-            await servicer.enter_graceful_shutdown()
-            await server.stop(drain_s)
-            self._workers.shutdown(wait=True)
+        with contextlib.ExitStack() as temporary:
+            bound, gate = await self._listen(server, address, socket_mode, temporary)
+            watch = asyncio.create_task(self._watch_health(servicer))
+            try:
+                on_listening(bound)
+                await stop.wait()
+            finally:
+                watch.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watch
+                if gate is not None:
+                    gate.close()
+                await servicer.enter_graceful_shutdown()
+                await server.stop(drain_s)
+                if gate is not None:
+                    await gate.stop()
+                self._workers.shutdown(wait=True)
 
     async def _check(
         self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
@@ -176,21 +181,60 @@ class GrpcServer:
     def _release(self, _: Future[bytes]) -> None:
         self._slots.release()
 
-    def _bind(self, server: grpc.aio.Server, address: Address, socket_mode: int) -> str:
+    async def _listen(
+        self,
+        server: grpc.aio.Server,
+        address: Address,
+        mode: int,
+        temporary: contextlib.ExitStack,
+    ) -> tuple[str, PeerGate | None]:
+        """Return the address at which connections are accepted, and who guards it.
+
+        Args:
+            temporary: gets the folder of the socket behind the guard.
+
+        Raises:
+            ConfigError: if the address cannot be listened on.
+        """
+        gate = None
         try:
-            if self._tls is not None:
-                port = server.add_secure_port(address.target, _credentials(self._tls))
-            elif address.is_unix:
-                port = _bind_socket(server, address, socket_mode)
+            if address.is_unix and self._peers is not None:
+                # mkdtemp makes the folder with mode 0700.
+                folder = tempfile.TemporaryDirectory(prefix="authz-server-")
+                inner = Path(temporary.enter_context(folder)) / "grpc.sock"
+                gate = PeerGate(Path(address.path), mode, inner, self._peers)
+                server.add_insecure_port(f"unix:{inner}")
             else:
-                port = server.add_insecure_port(address.target)
+                address = self._bind(server, address, mode)
+            await server.start()
+            if gate is not None:
+                await gate.start()
         except (OSError, RuntimeError) as error:
+            await server.stop(None)
             raise ConfigError(
                 [f"listen.address: cannot listen on {address.target}: {error}"]
             ) from error
+        kind = "unix://" if address.is_unix else "tcp://"
+        return kind + address.target.removeprefix("unix:"), gate
+
+    def _bind(self, server: grpc.aio.Server, address: Address, mode: int) -> Address:
+        """Return the address that `server` is bound to, which has a port for certain.
+
+        Raises:
+            OSError, RuntimeError: if it cannot be bound.
+        """
         if address.is_unix:
-            return f"unix://{address.path}"
-        return f"tcp://{address.target.rpartition(':')[0]}:{port}"
+            # gRPC would quietly unlink the socket of a server that is still answering.
+            clear_path(Path(address.path))
+            with bound_with_mode(mode):
+                server.add_insecure_port(address.target)
+            return address
+        if self._tls is not None:
+            credentials = server_credentials(self._tls)
+            port = server.add_secure_port(address.target, credentials)
+        else:
+            port = server.add_insecure_port(address.target)
+        return dataclasses.replace(address, port=port)
 
     async def _watch_health(self, servicer: Any) -> None:  # noqa: ANN401 - untyped
         while True:
@@ -210,33 +254,3 @@ class GrpcServer:
 def _status(*, serving: bool) -> int:
     status = health_pb2.HealthCheckResponse
     return int(status.SERVING if serving else status.NOT_SERVING)
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=tls.client_ca.read_bytes(),
-        require_client_auth=True,
-    )
-
-
-def _bind_socket(server: grpc.aio.Server, address: Address, mode: int) -> int:
-    """Listen on a unix socket that never had wider permissions than `mode`.
-
-    Raises:
-        OSError: if the path is taken, by a live server or by something else.
-    """
-    path = Path(address.path)
-    if path.exists():
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise OSError("the path exists and is no socket")
-        # gRPC would quietly unlink the socket of a server that is still answering.
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise OSError("another server is listening there")
-        path.unlink()
-    previous = os.umask(0o777 & ~mode)
-    try:
-        return int(server.add_insecure_port(address.target))
-    finally:
-        os.umask(previous)
