@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from authz_server import __version__
 from authz_server.errors import AuthzError
 
-COMMANDS = ("serve", "health", "revoke", "decide", "policy", "emit", "demo")
+COMMANDS = (
+    "serve",
+    "health",
+    "doctor",
+    "svid",
+    "revoke",
+    "decide",
+    "policy",
+    "emit",
+    "demo",
+)
 """Module names under `authz_server.cli`, in the order that ``--help`` lists them."""
 
 
