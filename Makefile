@@ -15,6 +15,8 @@ TRITON_VERSION := 0.7.0
 TRITON := $(CACHE)/triton-$(TRITON_VERSION)
 OPA_VERSION := 1.22.2
 OPA := $(CACHE)/opa-$(OPA_VERSION)/opa
+SPIRE_VERSION := 1.15.3
+SPIRE := $(CACHE)/spire-$(SPIRE_VERSION)/spire-server
 
 BIN := .venv/bin
 READY := .venv/.ready-$(shell sha256sum pyproject.toml | cut -c1-12)
@@ -59,8 +61,15 @@ $(OPA):
 .PHONY: opa
 opa: $(OPA) ## build the pinned OPA
 
+$(SPIRE):
+	$(say) "SPIRE $(SPIRE_VERSION) in $(dir $(SPIRE)) (once, about ten minutes)"
+	@scripts/spire/build $(dir $(SPIRE))
+
+.PHONY: spire
+spire: $(SPIRE) ## build the pinned SPIRE server and agent
+
 .PHONY: demo
-demo: $(READY) $(TRITON)/.ready ## the main job on real Envoy and Triton; DEMO_ARGS=--keep stays up
+demo: $(READY) $(TRITON)/.ready $(if $(findstring --spire,$(DEMO_ARGS)),$(SPIRE)) ## the main job on real Envoy and Triton; DEMO_ARGS=--keep stays up
 	@$(BIN)/authz-server demo $(DEMO_ARGS)
 
 .PHONY: check
@@ -85,9 +94,18 @@ test: check $(TRITON)/.ready ## all tests that run on wheels and system packages
 	@$(BIN)/coverage report
 
 .PHONY: test-all
-test-all: test $(OPA) ## and those whose parts are built from Go source
+test-all: test $(OPA) $(SPIRE) ## and those whose parts are built from Go source
 	$(say) "pytest, with parts built from Go"
 	@$(BIN)/python -m pytest -m go $(PYTEST_ARGS)
+
+FUZZ_S ?= 60
+
+.PHONY: fuzz
+fuzz: $(READY) ## fuzz every parser for FUZZ_S seconds; not part of the tests
+	@$(BIN)/python -m pip install -qq --editable '.[fuzz]'
+	@for target in $$(cd tests/fuzz && ls corpus); do \
+	  $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_S) -print_final_stats=1; \
+	done
 
 .PHONY: policy
 policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again

@@ -24,6 +24,12 @@ def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private cl
         action="store_true",
         help="stay up afterwards, until Ctrl-C, and print commands to try by hand",
     )
+    parser.add_argument(
+        "--spire",
+        action="store_true",
+        help="let real SPIRE issue the identities (`make spire` builds it), and see "
+        "certificates rotate and an identity taken away",
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,9 +40,12 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from authz_server.demo.interrupts import Interrupts
+    from authz_server.demo.issuance import by_development_cas
     from authz_server.demo.plant import running_plant
     from authz_server.demo.report import by_hand, summary, table
-    from authz_server.demo.scenario import play
+    from authz_server.demo.scenario import attempts_of, play
+    from authz_server.demo.spire_issuance import SpireIssuance
+    from authz_server.demo.spire_story import tell
 
     start = time.monotonic()
 
@@ -44,14 +53,23 @@ def run(args: argparse.Namespace) -> int:
         print(f"{time.monotonic() - start:6.1f} s  {step}", flush=True)
 
     code = 1
+    spire = SpireIssuance() if args.spire else None
     try:
-        with Interrupts() as interrupts, running_plant(say, interrupts) as plant:
-            rows = list(play(plant.edge, plant.identities))
+        with (
+            Interrupts() as interrupts,
+            running_plant(say, interrupts, spire or by_development_cas) as plant,
+        ):
+            rows = list(
+                play(plant.edge, plant.identities, attempts_of(plant.identities))
+            )
             say("every call is made\n")
             print(table(rows))
             decisions = len(plant.audit.read_text("utf-8").splitlines())
             print(f"\n{summary(rows, decisions)}", flush=True)
-            code = 0 if all(row.is_right for row in rows) else 1
+            is_right = all(row.is_right for row in rows)
+            if spire is not None:
+                is_right &= tell(spire, plant, say)
+            code = 0 if is_right else 1
             if args.keep:
                 print(f"\n{by_hand(plant)}", flush=True)
                 while True:

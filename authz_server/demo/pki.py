@@ -12,7 +12,7 @@ import datetime as dt
 import ipaddress
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -117,6 +117,20 @@ class DevelopmentCa:
             )
             .sign(signer, hashes.SHA256())
         )
+
+    @classmethod
+    def adopt(
+        cls,
+        trust_domain: str,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+    ) -> Self:
+        """Return somebody else's CA: whoever has its key can issue what they like."""
+        adopted = cls.__new__(cls)
+        adopted.trust_domain = trust_domain
+        adopted.certificate = certificate
+        adopted._key = key  # noqa: SLF001 - our own kind
+        return adopted
 
     @property
     def bundle_pem(self) -> bytes:

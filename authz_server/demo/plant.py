@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from authz_server.demo.calls import Edge, Protocol, client_module
 from authz_server.demo.envoy import Envoy, Places, read_configuration, render
-from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
+from authz_server.demo.issuance import Issue, by_development_cas
 from authz_server.demo.process import free_ports
-from authz_server.demo.scenario import EDGE_ID, FACTORY, SUPPLIER, issue_all
 from authz_server.demo.server import AuthzServer
 from authz_server.demo.triton import Triton
 
@@ -48,13 +47,16 @@ class Plant:
 
 @contextlib.contextmanager
 def running_plant(
-    say: Callable[[str], None], interrupts: Interrupts
+    say: Callable[[str], None],
+    interrupts: Interrupts,
+    issue: Issue = by_development_cas,
 ) -> Iterator[Plant]:
     """Run everything until the block ends; then nothing is left of it.
 
     Args:
         say: gets a line for each step.
         interrupts: held while a part is taken charge of, closed before the parts end.
+        issue: gives everybody an identity.
 
     Raises:
         SetupError: if something is missing on this machine, or does not start.
@@ -75,17 +77,9 @@ def running_plant(
             triton_folder.mkdir()
             triton = enter(Triton(triton_folder))
             say("Triton is starting")
-            factory, supplier = DevelopmentCa(FACTORY), DevelopmentCa(SUPPLIER)
-            write_svid(folder, "server", factory.issue(EDGE_ID, ["localhost"]))
-            bundle = write_bundle(folder, factory)
-            write_bundle(folder, supplier)
-            identities = {
-                who: write_svid(folder, who.replace(" ", "-"), svid)
-                for who, svid in issue_all(factory, supplier).items()
-            }
-            say(f"two CAs and {len(identities)} callers' SVIDs are made")
+            issued = issue(folder, enter, say)
 
-            server = enter(AuthzServer(folder))
+            server = enter(AuthzServer(folder, issued.settings))
             say("authz-server is starting with examples/plant-7.yaml")
 
             (port,) = free_ports(1)
@@ -97,7 +91,7 @@ def running_plant(
                 triton_grpc_port=triton.grpc_port,
             )
             configuration = render(read_configuration(CONFIGURATION), places)
-            envoy = enter(Envoy(folder, configuration, port))
+            envoy = enter(Envoy(folder, issued.adapt(configuration), port))
             say(f"Envoy is starting with envoy/{CONFIGURATION}.yaml")
             for protocol in Protocol:
                 client_module(protocol)
@@ -110,10 +104,11 @@ def running_plant(
             say("Triton has loaded its models")
             yield Plant(
                 folder=folder,
-                edge=Edge(port, bundle),
-                identities=identities,
+                edge=Edge(port, issued.bundle),
+                identities=issued.identities,
                 audit=server.audit,
                 pids={
+                    **issued.pids,
                     "Triton": triton.pid,
                     "authz-server": server.pid,
                     "Envoy": envoy.pid,

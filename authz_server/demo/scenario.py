@@ -137,6 +137,13 @@ def attempts() -> Iterator[Attempt]:
         yield from _defects(who, "1", REFUSED)
 
 
+def attempts_of(identities: Mapping[str, SvidFiles]) -> Iterator[Attempt]:
+    """Yield the attempts of those who have an identity, and of who has none."""
+    for attempt in attempts():
+        if attempt.who in identities or attempt.who == NOBODY:
+            yield attempt
+
+
 def play(
     edge: Edge,
     identities: Mapping[str, SvidFiles],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,6 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz_server.demo.process import Command, Process
-from authz_server.demo.scenario import FACTORY, SUPPLIER
 from authz_server.errors import SetupError
 
 READY_S: Final = 20.0
@@ -28,10 +28,13 @@ class AuthzServer(Process):
         audit: the file that gets an event for every decision.
     """
 
-    def __init__(self, folder: Path, policy: Path = POLICY) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, object], policy: Path = POLICY
+    ) -> None:
         """Write the configuration into `folder`, which is the caller's to remove.
 
-        The trust bundles, ``<trust domain>.pem``, are expected there too.
+        Args:
+            identity: its settings of that name.
 
         Raises:
             SetupError: if the policy is missing.
@@ -47,11 +50,7 @@ class AuthzServer(Process):
         settings = {
             "listen": {"address": f"unix://{self.socket}", "socket_mode": "0600"},
             "policy": {"file": str(policy)},
-            "identity": {
-                "bundles": {
-                    name: str(folder / f"{name}.pem") for name in (FACTORY, SUPPLIER)
-                }
-            },
+            "identity": dict(identity),
             "audit": {"file": str(self.audit)},
         }
         configuration.write_text(yaml.safe_dump(settings), "utf-8")
@@ -68,7 +67,7 @@ class AuthzServer(Process):
                 env={
                     name: value
                     for name, value in os.environ.items()
-                    if not name.startswith("AUTHZ_SERVER_")
+                    if not name.startswith(("AUTHZ_SERVER_", "SPIFFE_"))
                 },
                 # `-m` puts the working directory first in the module path.
                 cwd=Path(__file__).parents[2],

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz_server.demo.process import Command, Process, free_ports
 from authz_server.errors import SetupError
+from authz_server.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,15 +75,6 @@ def triton_python(environment: Mapping[str, str] = os.environ) -> Path:
             "environment that holds nvidia-pytriton in AUTHZ_SERVER_TRITON_PYTHON"
         )
     return python
-
-
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder that built and downloaded parts are kept in."""
-    named = environment.get("AUTHZ_SERVER_CACHE")
-    if named:
-        return Path(named)
-    base = environment.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "authz-server"
 
 
 def read_layout(python: Path) -> Layout:

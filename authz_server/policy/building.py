@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from authz_server.errors import PolicyError, SetupError
+from authz_server.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,22 +57,13 @@ def find_opa(environment: Mapping[str, str] | None = None) -> Path:
     named = environment.get("AUTHZ_SERVER_OPA")
     if named:
         return _checked(Path(named))
-    cached = _cache_folder(environment) / f"opa-{OPA_VERSION}" / "opa"
+    cached = cache_folder(environment) / f"opa-{OPA_VERSION}" / "opa"
     if cached.is_file():
         return _checked(cached)
     on_path = shutil.which("opa", path=environment.get("PATH", ""))
     if on_path is None:
         raise SetupError(f"OPA {OPA_VERSION} was not found: {_HOW_TO_GET_OPA}")
     return _checked(Path(on_path))
-
-
-def _cache_folder(environment: Mapping[str, str]) -> Path:
-    own = environment.get("AUTHZ_SERVER_CACHE")
-    if own:
-        return Path(own)
-    xdg = environment.get("XDG_CACHE_HOME")
-    base = Path(xdg) if xdg else Path(environment.get("HOME", "/")) / ".cache"
-    return base / "authz-server"
 
 
 def _checked(opa: Path) -> Path:

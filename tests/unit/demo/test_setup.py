@@ -13,7 +13,8 @@ from authz_server.demo import envoy as envoy_module
 from authz_server.demo.calls import Protocol, client_module
 from authz_server.demo.envoy import Places, envoy_binary, read_configuration, render
 from authz_server.demo.server import AuthzServer
-from authz_server.demo.triton import cache_folder, read_layout, triton_python
+from authz_server.demo.spire import VERSION, find_binaries
+from authz_server.demo.triton import read_layout, triton_python
 from authz_server.errors import SetupError
 
 PLACES = Places(Path("/t"), Path("/t/check.sock"), 1, 2, 3, 4)
@@ -37,11 +38,6 @@ def test_a_missing_triton_is_had_by_make_triton(tmp_path: Path) -> None:
         triton_python({"AUTHZ_SERVER_CACHE": str(tmp_path)})
 
 
-def test_the_cache_follows_the_desktop_convention() -> None:
-    assert cache_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/authz-server")
-    assert cache_folder({}) == Path.home() / ".cache" / "authz-server"
-
-
 def test_an_environment_without_triton_is_told_apart() -> None:
     with pytest.raises(SetupError, match="has no nvidia-pytriton"):
         read_layout(Path(sys.executable))
@@ -62,7 +58,7 @@ def test_without_the_source_tree_there_is_no_configuration() -> None:
 
 def test_without_the_source_tree_there_is_no_policy(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="run it from a clone"):
-        AuthzServer(tmp_path, tmp_path / "none.yaml")
+        AuthzServer(tmp_path, {}, tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("envoy", None)])
@@ -130,3 +126,23 @@ def test_an_unknown_place_is_an_error_and_not_a_guess() -> None:
         render({"socket_address": {"address": "::", "port_value": 1234}}, PLACES)
     with pytest.raises(ValueError, match="subpath"):
         render({"filename": "/etc/passwd"}, PLACES)
+
+
+def test_spire_is_where_make_puts_it_or_the_error_says_how_to_get_it(
+    tmp_path: Path,
+) -> None:
+    environment = {"AUTHZ_SERVER_CACHE": str(tmp_path)}
+    with pytest.raises(SetupError, match="make spire"):
+        find_binaries(environment)
+    folder = tmp_path / f"spire-{VERSION}"
+    folder.mkdir()
+    for name in ("spire-server", "spire-agent"):
+        (folder / name).touch()
+    assert find_binaries(environment).agent == folder / "spire-agent"
+
+
+def test_makefile_module_and_code_name_the_same_spire() -> None:
+    root = Path(__file__).parents[3]
+    assert f"SPIRE_VERSION := {VERSION}\n" in (root / "Makefile").read_text()
+    module = (root / "scripts" / "spire" / "go.mod").read_text()
+    assert f"github.com/spiffe/spire v{VERSION}\n" in module
