@@ -270,9 +270,11 @@ def main() -> int:
         factory = DevelopmentCa(FACTORY)
         write_svid(folder, "server", factory.issue(EDGE_ID, ["localhost"]))
         write_svid(folder, "camera", factory.issue(CAMERA))
-        write_bundle(folder, factory)
-        write_bundle(folder, DevelopmentCa(SUPPLIER))
-        server = stack.enter_context(AuthzServer(folder))
+        bundles = {
+            ca.trust_domain: str(write_bundle(folder, ca))
+            for ca in (factory, DevelopmentCa(SUPPLIER))
+        }
+        server = stack.enter_context(AuthzServer(folder, {"bundles": bundles}))
         empty, empty_pid = stack.enter_context(running_empty(folder))
         server.wait()
         print(machine())

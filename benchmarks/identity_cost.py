@@ -1,9 +1,9 @@
 """What identity costs: a certificate seen before, and one seen for the first time.
 
-Times `identify` alone, in process, with the chain verified by the bundle of the
-caller's trust domain. First sight parses the certificate, checks its profile and builds
-the chain; after that both are remembered by the certificate's bytes and the dates are
-compared. Answers are checked before anything is timed.
+Times `Identifier.identify` alone, in process, with the chain verified by the bundle of
+the caller's trust domain. First sight parses the certificate, checks its profile and
+builds the chain; after that both are remembered by the certificate's bytes and the
+dates are compared. Answers are checked before anything is timed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from pathlib import Path
 from authz_server.clock import system_clock
 from authz_server.demo.pki import DevelopmentCa
 from authz_server.facts import Body, BodyState, Facts
+from authz_server.identity.bundle_files import BundleFiles
 from authz_server.identity.certificate import parse_leaf
-from authz_server.identity.identify import identify
-from authz_server.identity.revocation import Revocations
-from authz_server.identity.sources import IdentityState
+from authz_server.identity.identify import Identifier
+from authz_server.identity.rules import Rules
+from authz_server.identity.sources import IdentitySources, IdentityState
 from authz_server.identity.spiffe_id import TrustDomain
-from authz_server.identity.trust import TrustFiles
+from authz_server.identity.trust import TrustStore
 
 CAMERA = "spiffe://factory.example/ns/line1/sa/camera"
 TRUST_DOMAIN = TrustDomain("factory.example")
@@ -61,9 +62,9 @@ def read_trust(folder: Path, ca: DevelopmentCa) -> IdentityState:
     """Return the state of one bundle, which has seen no certificate yet."""
     bundle = folder / "bundle.pem"
     bundle.write_bytes(ca.bundle_pem)
-    files = TrustFiles({TRUST_DOMAIN: bundle}, max_age_s=math.inf, clock=system_clock)
-    files.reload()
-    return IdentityState(files.current, Revocations())
+    store = TrustStore(max_age_s=math.inf, clock=system_clock)
+    BundleFiles(store, {TRUST_DOMAIN: bundle}).reload()
+    return IdentityState(store.current)
 
 
 def main() -> int:
@@ -81,10 +82,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             state = read_trust(Path(folder), ca)
         work = partial(
-            identify,
+            Identifier(Rules(), IdentitySources()).identify,
             trust_domains=frozenset({TRUST_DOMAIN}),
             now=system_clock(),
-            require_certificate=True,
             state=state,
         )
         if str(work(calls[0]).spiffe_id) != CAMERA:
