@@ -39,4 +39,6 @@ def facts() -> st.SearchStrategy[Facts]:
         body=BODIES,
         credentials=HEADERS,
         claims=SMALL_BYTES,
+        signals=HEADERS,
+        is_gated=st.booleans(),
     )

@@ -3,11 +3,12 @@
 The bytes are the key of the decision cache *and* the only thing the later stages see,
 so the key cannot miss an input. Layout (all integers big-endian):
 
-    u8 version | 8 scalars | u8 is_grpc | headers | credentials | body
+    u8 version | 8 scalars | u8 flags | headers | credentials | signals | body
 
     scalar   u32 length, bytes
     headers  u16 count, then each: scalar name, u16 count, scalars
-    credentials  as headers
+    flags    1 is_grpc, 2 is_gated
+    credentials, signals  as headers
     body     u8 state, u16 count, then each field: u32 number, scalar
 
 Every part is length-prefixed, so different facts cannot spell the same bytes.
@@ -20,7 +21,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-_VERSION: Final = 2
+_VERSION: Final = 3
+_IS_GRPC: Final = 1
+_IS_GATED: Final = 2
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
 
@@ -80,6 +83,8 @@ class Facts:
         headers: the planned headers that are present, with all their values.
         credentials: the same of the headers that tell who calls, secrets among them:
             for `identity` alone.
+        signals: the same of the headers that tell what the call does.
+        is_gated: whether the route has every message judged (`ext_proc`).
         claims: what jwt_authn verified, as JSON with sorted keys; empty if nothing.
     """
 
@@ -95,6 +100,8 @@ class Facts:
     body: Body
     credentials: Headers = field(default=(), repr=False)
     claims: bytes = field(default=b"", repr=False)
+    signals: Headers = ()
+    is_gated: bool = False
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
@@ -110,8 +117,9 @@ class Facts:
             self.claims,
         ):
             parts += (_U32.pack(len(scalar)), scalar)
-        parts.append(bytes((self.is_grpc,)))
-        for headers in (self.headers, self.credentials):
+        flags = self.is_grpc * _IS_GRPC | self.is_gated * _IS_GATED
+        parts.append(bytes((flags,)))
+        for headers in (self.headers, self.credentials, self.signals):
             parts.append(_U16.pack(len(headers)))
             for name, values in headers:
                 encoded = name.encode("ascii")
@@ -138,8 +146,8 @@ class Facts:
         principal, certificate, destination, upstream, method, path, host, claims = (
             reader.scalar() for _ in range(8)
         )
-        is_grpc = bool(reader.u8())
-        headers, credentials = reader.headers(), reader.headers()
+        flags = reader.u8()
+        headers, credentials, signals = (reader.headers() for _ in range(3))
         state = BodyState(reader.u8())
         fields = tuple((reader.u32(), reader.scalar()) for _ in range(reader.u16()))
         if reader.position != len(key):
@@ -152,11 +160,13 @@ class Facts:
             method=method,
             path=path,
             host=host,
-            is_grpc=is_grpc,
+            is_grpc=bool(flags & _IS_GRPC),
             headers=headers,
             body=Body(state, fields),
             credentials=credentials,
             claims=claims,
+            signals=signals,
+            is_gated=bool(flags & _IS_GATED),
         )
 
 

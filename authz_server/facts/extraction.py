@@ -57,6 +57,8 @@ _ENTRY_VALUE: Final = 2
 
 _JWT_AUTHN: Final = b"envoy.filters.http.jwt_authn"
 _UPSTREAM_EXTENSION: Final = b"upstream"
+_GATE_EXTENSION: Final = b"gate"
+_GATE: Final = b"ext_proc"
 _CONTENT_TYPE: Final = b"content-type"
 # Set by Envoy's ext_authz filter itself; a client's copy never reaches the check.
 _PARTIAL_BODY: Final = b"x-envoy-auth-partial-body"
@@ -76,7 +78,7 @@ class _Request:
     principal: bytes = b""
     certificate: bytes = b""
     destination: bytes = b""
-    upstream: bytes = b""
+    extensions: dict[bytes, bytes] = field(default_factory=dict)
     source_address: str = ""
     has_http: bool = False
     scalars: dict[int, bytes] = field(default_factory=dict)
@@ -110,7 +112,10 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
             _CONTENT_TYPE,
             _PARTIAL_BODY,
             _REQUEST_ID,
-            *(name.encode("ascii") for name in (*plan.headers, *plan.credentials)),
+            *(
+                name.encode("ascii")
+                for name in (*plan.headers, *plan.credentials, *plan.signals)
+            ),
         }
     )
     for attributes in _messages(raw, (0, len(raw)), _ATTRIBUTES):
@@ -124,7 +129,7 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
         principal=request.principal,
         certificate=request.certificate,
         destination=request.destination,
-        upstream=request.upstream,
+        upstream=request.extensions.get(_UPSTREAM_EXTENSION, b""),
         method=request.scalars.get(_HTTP_METHOD, b""),
         path=path,
         host=request.scalars.get(_HTTP_HOST, b""),
@@ -133,6 +138,8 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
         body=_body(request, plan, path),
         credentials=request.named(plan.credentials),
         claims=request.claims,
+        signals=request.named(plan.signals),
+        is_gated=request.extensions.get(_GATE_EXTENSION) == _GATE,
     )
     given = request.headers.get(_REQUEST_ID, [])
     request_id = given[0] if len(given) == 1 else request.scalars.get(_HTTP_ID, b"")
@@ -186,10 +193,9 @@ def _walk_attributes(
     for number, wire_type, start, end in read_fields(raw, *span):
         if number == _CONTEXT_EXTENSIONS and _is_len(wire_type):
             key, value = _entry(raw, (start, end))
-            if key == _UPSTREAM_EXTENSION:
-                if request.upstream:
-                    raise RequestError("context extension 'upstream' comes twice")
-                request.upstream = value
+            if key in request.extensions:
+                raise RequestError("a context extension comes twice")
+            request.extensions[key] = value
             continue
         if number not in {_SOURCE, _DESTINATION, _REQUEST}:
             continue

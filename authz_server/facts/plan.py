@@ -34,6 +34,7 @@ class Plan:
         headers: lower-case names of request headers that the policy reads.
         credentials: lower-case names of request headers that tell who calls. No policy
             gets to see them.
+        signals: lower-case names of request headers that tell what the call does.
         jwt_payload: the name under which Envoy's jwt_authn filter leaves the claims of
             a token that it verified; empty for none.
         outlines: for a gRPC path, which fields of its one request message are kept. A
@@ -42,15 +43,16 @@ class Plan:
 
     headers: tuple[str, ...] = ()
     credentials: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
     jwt_payload: str = ""
     outlines: Mapping[bytes, Outline] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = (*self.headers, *self.credentials)
-        for name in names:
+        for name in (*self.headers, *self.credentials, *self.signals):
             # RFC 9110 §5.1, lower case as HTTP/2 and Envoy have it.
             if _HEADER_NAME.fullmatch(name) is None:
                 raise ValueError(f"{name!r} is not a lower-case header name")
+        names = (*self.headers, *self.credentials)
         if len(set(names)) != len(names):
             raise ValueError(
                 "a header is listed twice, or is both a credential and an input"
