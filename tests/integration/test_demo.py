@@ -46,8 +46,10 @@ def descendants(pid: int) -> set[int]:
     """Return all processes below `pid`, through every thread's children."""
     found: set[int] = set()
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
-            found |= {child} | descendants(child)
+        # A thread can end while we look; its children are then another thread's.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, file.read_text().split()):
+                found |= {child} | descendants(child)
     return found
 
 
