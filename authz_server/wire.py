@@ -17,9 +17,9 @@ FIXED64: Final = 1
 LEN: Final = 2
 FIXED32: Final = 5
 
-_FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
-_MAX_TAG: Final = 0xFFFF_FFFF
-_MAX_VARINT_BYTES: Final = 10
+FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
+MAX_TAG: Final = 0xFFFF_FFFF
+MAX_VARINT_BYTES: Final = 10
 _MAX_VARINT: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 Field = tuple[int, int, int, int]
@@ -33,7 +33,7 @@ def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
         RequestError: if it is cut off, longer than 64 bits or not minimal.
     """
     value = shift = 0
-    for index in range(position, min(end, position + _MAX_VARINT_BYTES)):
+    for index in range(position, min(end, position + MAX_VARINT_BYTES)):
         byte = data[index]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:  # noqa: PLR2004 - the continuation bit
@@ -58,7 +58,7 @@ def read_fields(data: bytes, position: int, end: int) -> Iterator[Field]:
         else:
             tag, position = read_varint(data, position, end)
         number, wire_type = tag >> 3, tag & 7
-        if number == 0 or tag > _MAX_TAG:
+        if number == 0 or tag > MAX_TAG:
             raise RequestError("field number is out of range")
         if wire_type == LEN:
             length, position = read_varint(data, position, end)
@@ -70,8 +70,8 @@ def read_fields(data: bytes, position: int, end: int) -> Iterator[Field]:
         elif wire_type == VARINT:
             value, position = read_varint(data, position, end)
             yield number, VARINT, value, 0
-        elif wire_type in _FIXED_BYTES:
-            stop = position + _FIXED_BYTES[wire_type]
+        elif wire_type in FIXED_BYTES:
+            stop = position + FIXED_BYTES[wire_type]
             if stop > end:
                 raise RequestError("field is longer than its message")
             yield number, wire_type, position, stop

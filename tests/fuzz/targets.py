@@ -4,6 +4,8 @@ error than the parser's own.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable
 
 from authz_server.errors import (
@@ -15,7 +17,10 @@ from authz_server.errors import (
     SvidError,
     TokenError,
 )
-from authz_server.facts import Facts, Plan, extract
+from authz_server.facts import BodyState, Facts, Keep, Plan, extract
+from authz_server.facts.inflate import Inflater
+from authz_server.facts.json_body import outline_json
+from authz_server.facts.message_scanner import MessageScanner
 from authz_server.facts.struct_value import payload_in
 from authz_server.identity.certificate import load_certificates, parse_leaf, read_chain
 from authz_server.identity.forwarded import parse_forwarded
@@ -29,6 +34,7 @@ from authz_server.identity.workload_messages import (
     decode_svid,
     decode_x509_bundles,
 )
+from authz_server.operations.openai import JSON_MODELS
 from authz_server.operations.triton_grpc import OUTLINES
 
 _PLAN = Plan(
@@ -36,6 +42,7 @@ _PLAN = Plan(
     credentials=("authorization",),
     jwt_payload="jwt",
     outlines=OUTLINES,
+    json_models=JSON_MODELS,
 )
 
 
@@ -47,6 +54,42 @@ def _spiffe_id(data: bytes) -> None:
 def _check_request(data: bytes) -> None:
     key, _ = extract(data, _PLAN)
     assert Facts.decode(key).encode() == key
+
+
+def _json_body(data: bytes) -> None:
+    """Read a body; what is kept is what the frontend's own JSON reader sees."""
+    body = outline_json(data, "model")
+    if body.state is BodyState.COMPLETE:
+        assert json.loads(data)["model"].encode() == body.value(1)
+
+
+_OUTLINE = {1: Keep.VALUE, 2: Keep.PRESENCE, 3: Keep.EACH}
+
+
+def _message_scanner(data: bytes) -> None:
+    """Scan all but the first byte, which chooses the coding and the size of pieces."""
+    choice, raw = int.from_bytes(data[:1]), data[1:]
+    encoding = (b"gzip", b"deflate", b"")[choice % 3]
+    size = 1 + choice // 3
+    whole = MessageScanner(_OUTLINE, encoding)
+    parts = MessageScanner(_OUTLINE, encoding)
+    bodies = whole.feed(raw)
+    found = [
+        body
+        for start in range(0, len(raw), size)
+        for body in parts.feed(raw[start : start + size])
+    ]
+    assert found[: len(bodies)] == bodies
+    assert parts.is_between_messages == whole.is_between_messages
+
+
+def _inflate(data: bytes) -> None:
+    # As gzip begins (RFC 1952 §2.3.1); no zlib stream does (RFC 1950 §2.2).
+    is_gzip = data[:1] == b"\x1f"
+    inflater = Inflater(b"gzip" if is_gzip else b"deflate")
+    whole = b"".join(inflater.pieces(data))
+    inflater.finish()
+    assert whole == zlib.decompress(data, zlib.MAX_WBITS | (16 if is_gzip else 0))
 
 
 def _revocations(data: bytes) -> None:
@@ -68,6 +111,9 @@ TARGETS: dict[str, tuple[Callable[[bytes], object], type[AuthzError] | None]] = 
     "own_svid": (decode_svid, SvidError),
     "revocations": (_revocations, None),
     "check_request": (_check_request, RequestError),
+    "message_scanner": (_message_scanner, None),
+    "inflate": (_inflate, RequestError),
+    "json_body": (_json_body, None),
     "struct": (lambda data: payload_in(data, "jwt"), RequestError),
 }
 """By name: the parser, and the only error that it may raise."""
