@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from authz_server.errors import Reason, RequestError
+from authz_server.facts import Body, BodyState
 from authz_server.operations.actions import Action, is_model_name, is_version
 
 
@@ -17,7 +19,8 @@ class Scope(enum.StrEnum):
     EVERY_MODEL = "every-model"
     """All models of the upstream: it changes or discloses what is common to them."""
     SERVER = "server"
-    """Nothing of any model: health and description of the server itself."""
+    """Nothing of any model: health and description of the server itself, or the
+    beginning of a call whose messages will be judged one by one."""
     DATASET = "dataset"
 
 
@@ -25,6 +28,26 @@ class OperationError(RequestError):
     """The call is not one that can be judged."""
 
     default_reason = Reason.OPERATION_UNKNOWN
+
+
+_BODY_REASONS: Final = {
+    BodyState.PARTIAL: Reason.BODY_PARTIAL,
+    BodyState.COMPRESSED: Reason.BODY_COMPRESSED,
+    BodyState.MALFORMED: Reason.BODY_MALFORMED,
+}
+
+
+def require_complete(body: Body) -> None:
+    """Return if `body` was seen whole, and can be read in one way only.
+
+    Raises:
+        OperationError: if not, with what is the matter.
+    """
+    if body.state is not BodyState.COMPLETE:
+        raise OperationError(
+            f"the request's body is {body.state.name.lower()}",
+            _BODY_REASONS.get(body.state, Reason.BODY_MISSING),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +80,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A `Call` on a named upstream."""
+    """A `Call` on a named upstream.
+
+    Attributes:
+        dataset: name of the dataset; empty unless the call's scope is DATASET.
+        also: what the same request does beside it, e.g. reading the source of a copy.
+            A request is allowed only if both are.
+    """
 
     call: Call
     upstream: str
     dataset: str = ""
+    also: Operation | None = None

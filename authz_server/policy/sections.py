@@ -39,6 +39,15 @@ _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+", re.ASCII)
 # OpenID Connect Core §2: an https URL without query and fragment.
 _ISSUER: Final = re.compile(r"https://[!-~]+", re.ASCII)
 
+# Nothing that may stand in a model's name, or that `parse_path` refuses: so one text
+# names one model and one adapter.
+_SEPARATOR: Final = re.compile(r"[!$&'()*+,:=@^|~]{1,8}", re.ASCII)
+
+_KEYS_OF_ONE_KIND: Final = {
+    "datasets": UpstreamKind.DATASET,
+    "loraSeparator": UpstreamKind.OPENAI,
+}
+
 _NAME_MEND: Final = f"use a-z, 0-9 and '-' inside, at most {_MAX_LABEL} characters"
 
 _Value = TypeVar("_Value")
@@ -94,7 +103,10 @@ class SectionReader:
             node,
             what,
             ("kind",),
-            ("namespace", "podSelector", "serviceAccount", "hosts", "datasets"),
+            (
+                *("namespace", "podSelector", "serviceAccount", "hosts"),
+                *("datasets", "loraSeparator"),
+            ),
         )
         kind = self._kind(fields.get("kind"), what)
         datasets = self._datasets(fields.get("datasets"), what)
@@ -102,12 +114,13 @@ class SectionReader:
             self._problems.add(
                 node, f"{what} is of kind dataset and has no 'datasets'", "add them"
             )
-        if kind is UpstreamKind.TRITON and "datasets" in fields:
-            self._problems.add(
-                fields["datasets"],
-                f"{what} is of kind triton, which has no datasets",
-                "move them to an upstream of kind dataset",
-            )
+        for key, owner in _KEYS_OF_ONE_KIND.items():
+            if kind not in {owner, None} and key in fields:
+                self._problems.add(
+                    fields[key],
+                    f"{what} is of kind {kind}, which has no {key}",
+                    f"move it to an upstream of kind {owner}",
+                )
         for key in ("podSelector", "serviceAccount"):
             if key in fields and "namespace" not in fields:
                 self._problems.add(
@@ -121,9 +134,24 @@ class SectionReader:
             service_account=self._optional_name(
                 fields.get("serviceAccount"), "serviceAccount"
             ),
-            hosts=self._hosts(fields.get("hosts"), what),
+            hosts=self._hosts(
+                fields.get("hosts"), what, may_hold_buckets=kind is UpstreamKind.DATASET
+            ),
             datasets=datasets,
+            lora_separator=self._separator(fields.get("loraSeparator")),
         )
+
+    def _separator(self, node: Node | None) -> str:
+        separator = self._problems.string(node, "loraSeparator")
+        if separator is None:
+            return ""
+        if _SEPARATOR.fullmatch(separator.text) is None:
+            self._problems.add(
+                separator,
+                f"{separator.text!r} could be part of a model's name or of a path",
+                'write ":", here and in --lora-separator',
+            )
+        return separator.text
 
     def _kind(self, node: Node | None, what: str) -> UpstreamKind | None:
         scalar = self._problems.string(node, f"kind of {what}")
@@ -142,10 +170,14 @@ class SectionReader:
     def _optional_name(self, node: Node | None, what: str) -> str:
         return read_name(self._problems, self._problems.string(node, what), what)
 
-    def _hosts(self, node: Node | None, what: str) -> tuple[str, ...]:
+    def _hosts(
+        self, node: Node | None, what: str, *, may_hold_buckets: bool
+    ) -> tuple[str, ...]:
+        """Read host names; of a store of buckets also ``*.HOST``."""
         hosts = self._problems.strings(node, f"hosts of {what}")
         for host in hosts:
-            if len(host.text) > _MAX_HOST or _HOST.fullmatch(host.text) is None:
+            name = host.text.removeprefix("*.") if may_hold_buckets else host.text
+            if len(host.text) > _MAX_HOST or _HOST.fullmatch(name) is None:
                 self._problems.add(
                     host,
                     f"{host.text!r} is not a host",

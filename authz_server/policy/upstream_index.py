@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from authz_server.identity.spiffe_id import SpiffeId
-from authz_server.operations.upstreams import UpstreamIndex
-from authz_server.policy.model import AccessPolicy, UpstreamKind
+from authz_server.operations.upstreams import ANY_LABEL, DatasetUpstream, UpstreamIndex
+from authz_server.policy.model import AccessPolicy, Upstream, UpstreamKind
 
 
 def index_upstreams(policy: AccessPolicy) -> UpstreamIndex:
@@ -23,17 +23,36 @@ def index_upstreams(policy: AccessPolicy) -> UpstreamIndex:
             by_principal[workload] = None if workload in by_principal else upstream.name
         for host in upstream.hosts:
             by_host[host] = None if host in by_host else upstream.name
-    kinds = {
-        kind: frozenset(
+    return UpstreamIndex(
+        triton=frozenset(
             upstream.name
             for upstream in policy.upstreams.values()
-            if upstream.kind is kind
-        )
-        for kind in UpstreamKind
-    }
-    return UpstreamIndex(
-        triton=kinds[UpstreamKind.TRITON],
-        dataset=kinds[UpstreamKind.DATASET],
+            if upstream.kind is UpstreamKind.TRITON
+        ),
+        dataset={
+            upstream.name: _dataset_upstream(upstream)
+            for upstream in policy.upstreams.values()
+            if upstream.kind is UpstreamKind.DATASET
+        },
+        openai={
+            upstream.name: upstream.lora_separator
+            for upstream in policy.upstreams.values()
+            if upstream.kind is UpstreamKind.OPENAI
+        },
         by_principal={key: name for key, name in by_principal.items() if name},
         by_host={key: name for key, name in by_host.items() if name},
+    )
+
+
+def _dataset_upstream(upstream: Upstream) -> DatasetUpstream:
+    return DatasetUpstream(
+        datasets={path: name for name, path in upstream.datasets.items()},
+        hosts=frozenset(
+            host for host in upstream.hosts if not host.startswith(ANY_LABEL)
+        ),
+        bucket_hosts=frozenset(
+            host.removeprefix(ANY_LABEL)
+            for host in upstream.hosts
+            if host.startswith(ANY_LABEL)
+        ),
     )
