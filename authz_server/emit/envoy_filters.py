@@ -65,9 +65,10 @@ def check_config(upstream: Upstream) -> dict[str, Any]:
         "encode_raw_headers": True,
         "validate_mutations": True,
     }
-    if upstream.kind is UpstreamKind.TRITON:
-        # A gRPC call names its model in the body. Never a partial one: a second model
-        # name behind the end of what was checked would win.
+    if upstream.kind is not UpstreamKind.DATASET:
+        # A gRPC call names its model in the body, and so does one in OpenAI's form.
+        # Never a partial one: a second model name behind the end of what was checked
+        # would win.
         config["with_request_body"] = {
             "max_request_bytes": MAX_BODY_BYTES,
             "allow_partial_message": False,

@@ -47,6 +47,7 @@ class EmitOptions:
         mesh: see `Mesh`.
         envoy_port: where Envoy listens without a mesh.
         dataset_port: where a dataset upstream listens in a mesh.
+        openai_port: the same of an OpenAI-compatible frontend.
         namespace, port, image, replicas: of the server.
         dns_namespace, dns_labels, dns_port: the cluster's resolver; its pod's port,
             which OpenShift sets to 5353.
@@ -60,6 +61,7 @@ class EmitOptions:
     triton_grpc_port: int = 8001
     triton_metrics_port: int = 8002
     dataset_port: int = 9000
+    openai_port: int = 9000
     envoy_port: int = 8443
     namespace: str = "authz-system"
     port: int = 9191

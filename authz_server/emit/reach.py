@@ -48,12 +48,17 @@ def upstream_ports(upstream: Upstream, options: EmitOptions) -> tuple[int, ...]:
         return (options.envoy_port,)
     if upstream.kind is UpstreamKind.DATASET:
         return (options.dataset_port,)
+    if upstream.kind is UpstreamKind.OPENAI:
+        return (options.openai_port,)
     return (options.triton_http_port, options.triton_grpc_port)
 
 
 def _ports(
     upstream: Upstream, actions: set[Action], options: EmitOptions
 ) -> tuple[int, ...]:
+    if upstream.kind is UpstreamKind.OPENAI:
+        # It serves metrics beside everything else.
+        return upstream_ports(upstream, options)
     ports: tuple[int, ...] = ()
     if actions != {Action.METRICS}:
         ports = upstream_ports(upstream, options)

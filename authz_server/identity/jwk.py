@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from authz_server.errors import BundleError
 from authz_server.identity.base64url import decode_base64url
-from authz_server.identity.strict_json import parse_json_object
+from authz_server.strict_json import parse_json_object
 
 MAX_KEY_SET_BYTES: Final = 1024 * 1024
 MAX_KEYS: Final = 1000

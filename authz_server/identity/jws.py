@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from authz_server.errors import Reason, TokenError
 from authz_server.identity.base64url import decode_base64url
 from authz_server.identity.jwk import KeySet, VerificationKey
-from authz_server.identity.strict_json import parse_json_object
+from authz_server.strict_json import parse_json_object
 
 MAX_TOKEN_BYTES: Final = 16 * 1024
 

@@ -22,7 +22,7 @@ from authz_server.errors import BundleError, SpiffeIdError
 from authz_server.identity.certificate import UNREADABLE
 from authz_server.identity.jwk import KeySet, digest, parse_jwt_authorities
 from authz_server.identity.spiffe_id import TrustDomain
-from authz_server.identity.strict_json import parse_json_object
+from authz_server.strict_json import parse_json_object
 
 MAX_BUNDLE_BYTES: Final = 4 * 1024 * 1024
 

@@ -24,8 +24,8 @@ from authz_server.errors import BundleError, RequestError, SpiffeIdError, SvidEr
 from authz_server.identity.certificate import UNREADABLE, Leaf, read_leaf_of
 from authz_server.identity.jwk import KeySet, parse_jwt_authorities
 from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
-from authz_server.identity.strict_json import parse_json_object
 from authz_server.identity.trust_bundle import authorities_of
+from authz_server.strict_json import parse_json_object
 from authz_server.wire import LEN, read_fields
 
 _log: Final = logging.getLogger("authz_server.workload_api")

@@ -38,6 +38,18 @@ class Action(enum.StrEnum):
 
 DATASET_ACTIONS: Final = frozenset({Action.DATASET_READ, Action.DATASET_WRITE})
 
+OPENAI_ACTIONS: Final = frozenset(
+    {
+        Action.HEALTH,
+        Action.METADATA,
+        Action.INFERENCE,
+        Action.MODEL_REPOSITORY,
+        Action.MODEL_LIST,
+        Action.METRICS,
+    }
+)
+"""What there is to do at the OpenAI-compatible frontend."""
+
 # Triton itself accepts names that have misled it: NUL cuts a gRPC name short, '..' and
 # '/' walked out of the repository, a space broke the Python backend's command line.
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}", re.ASCII)

@@ -21,7 +21,7 @@ from authz_server.policy.model import (
     Upstream,
     UpstreamKind,
 )
-from authz_server.policy.roles import ANY_MODEL, SERVER_ACTIONS
+from authz_server.policy.roles import ANY_MODEL, GATED_ACTIONS, SERVER_ACTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,8 +61,8 @@ def compile_policy(policy: AccessPolicy, rego_digest: bytes = b"") -> CompiledPo
             "trust_domain": policy.trust_domain.name,
             "federates_with": sorted(td.name for td in policy.federates_with),
         },
-        # No lookup needs them. They are here because they tell which upstream and
-        # dataset a request means, so the revision must change with them.
+        # No lookup needs them. They are here because they tell which upstream, dataset
+        # and model a request means, so the revision must change with them.
         "upstreams": {
             upstream.name: {
                 "kind": upstream.kind.value,
@@ -70,6 +70,7 @@ def compile_policy(policy: AccessPolicy, rego_digest: bytes = b"") -> CompiledPo
                 "service_account": upstream.service_account,
                 "hosts": sorted(upstream.hosts),
                 "datasets": dict(upstream.datasets),
+                "lora_separator": upstream.lora_separator,
             }
             for upstream in policy.upstreams.values()
         },
@@ -209,7 +210,7 @@ def _add_datasets(
 def _add_models(
     permitted: _Json, permission: Permission, role: str, action: Action
 ) -> None:
-    if action in SERVER_ACTIONS:
+    if action in SERVER_ACTIONS | GATED_ACTIONS:
         permitted["server"] = role
     versions: _Json = (
         {"only": dict.fromkeys(permission.versions, role)}

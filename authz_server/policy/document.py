@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import TrustDomain
-from authz_server.operations.actions import DATASET_ACTIONS
+from authz_server.operations.actions import DATASET_ACTIONS, OPENAI_ACTIONS, Action
 from authz_server.policy.model import AccessPolicy, Grant, Role, Upstream, UpstreamKind
 from authz_server.policy.nodes import (
     Map,
@@ -215,6 +215,13 @@ def _gives_something(role: Role, upstream: Upstream) -> bool:
     if upstream.kind is UpstreamKind.DATASET:
         return any(
             not upstream.datasets.keys().isdisjoint(permission.datasets)
+            for permission in role.permissions
+        )
+    if upstream.kind is UpstreamKind.OPENAI:
+        # None of its calls names a version; what is not about one model needs none.
+        return any(
+            not OPENAI_ACTIONS.isdisjoint(permission.actions)
+            and (not permission.versions or Action.HEALTH in permission.actions)
             for permission in role.permissions
         )
     return any(

@@ -20,6 +20,8 @@ class UpstreamKind(enum.StrEnum):
 
     TRITON = "triton"
     DATASET = "dataset"
+    OPENAI = "openai"
+    """Triton's OpenAI-compatible frontend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Upstream:
             on a box without it.
         hosts: authorities under which callers reach it, lower case, without port.
         datasets: name of each dataset and its absolute path prefix (kind dataset).
+        lora_separator: what stands between a model and an adapter; empty for no
+            adapters (kind openai).
     """
 
     name: str
@@ -40,6 +44,7 @@ class Upstream:
     service_account: str
     hosts: tuple[str, ...]
     datasets: Mapping[str, str]
+    lora_separator: str = ""
 
 
 @dataclass(frozen=True, slots=True)

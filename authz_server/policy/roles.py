@@ -21,12 +21,21 @@ ANY_MODEL: Final = "*"
 SERVER_ACTIONS: Final = frozenset({Action.HEALTH, Action.METADATA})
 """Actions that the server also answers for itself, so `models` may be left out."""
 
-EVERY_MODEL_ACTIONS: Final = frozenset(
+GATED_ACTIONS: Final = frozenset(
     {
+        Action.INFERENCE,
         Action.INFERENCE_STREAM,
-        Action.LOGGING,
         Action.METRICS,
         Action.MODEL_LIST,
+        Action.STATISTICS,
+    }
+)
+"""Actions of calls that may begin before it is known which models they concern, since
+the gate judges each of their messages, or each model in their answer."""
+
+EVERY_MODEL_ACTIONS: Final = frozenset(
+    {
+        Action.LOGGING,
         Action.SHARED_MEMORY,
     }
 )

@@ -76,7 +76,8 @@ roles_for(operation) := {role |
 	some role in _matching(data.access.grants[group][operation.upstream][operation.action], operation)
 }
 
-# Server-wide health and metadata name no model: any permission of that action will do.
+# Server-wide health and metadata name no model, nor does the beginning of a call whose
+# messages are judged one by one: any permission of that action will do.
 _matching(permissions, operation) := {permissions.server} if operation.scope == "server"
 
 # What touches or discloses every model takes a permission on all of them, in every

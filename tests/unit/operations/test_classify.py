@@ -8,13 +8,27 @@ from authz_server.operations.actions import Action
 from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation, Scope
 from authz_server.operations.triton_grpc import OUTLINES
-from authz_server.operations.upstreams import UpstreamIndex, normalize_host
+from authz_server.operations.upstreams import (
+    DatasetUpstream,
+    UpstreamIndex,
+    normalize_host,
+)
 
 INDEX = UpstreamIndex(
     triton=frozenset({"triton", "second"}),
-    dataset=frozenset({"data"}),
+    dataset={
+        "data": DatasetUpstream(
+            {"/whole": "images"},
+            frozenset({"data.factory.example"}),
+            frozenset({"data.factory.example"}),
+        )
+    },
     by_principal={"spiffe://td/ns/inference/sa/triton": "second"},
-    by_host={"triton.factory.example": "triton", "data.factory.example": "data"},
+    by_host={
+        "triton.factory.example": "triton",
+        "data.factory.example": "data",
+        "*.data.factory.example": "data",
+    },
 )
 
 
@@ -346,9 +360,23 @@ def test_a_host_is_compared_without_case_port_and_final_dot(
     assert normalize_host(host) == name
 
 
-def test_a_dataset_cannot_be_judged_yet() -> None:
-    request = check_request(extensions={"upstream": "data"})
-    assert refusal(request) is Reason.OPERATION_UNKNOWN
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [("data.factory.example", "/whole/a"), ("whole.data.factory.example:9000", "/a")],
+)
+def test_a_request_for_a_dataset_is_judged_by_its_own_rules(
+    host: str, path: str
+) -> None:
+    request = check_request(method="GET", extensions={}, host=host, path=path)
+    got = operation_of(request, trust_host=True)
+    assert (got.call.action, got.dataset) == (Action.DATASET_READ, "images")
+
+
+def test_only_one_label_in_front_of_a_host_may_be_anything() -> None:
+    request = check_request(extensions={}, host="a.whole.data.factory.example")
+    with pytest.raises(RequestError) as caught:
+        operation_of(request, trust_host=True)
+    assert caught.value.reason is Reason.UPSTREAM_UNKNOWN
 
 
 def test_a_method_beyond_ascii_is_unknown() -> None:

@@ -83,6 +83,7 @@ def test_grants_are_flattened_and_the_first_role_stays() -> None:
     grants = compiled(POLICY)["grants"]
     assert grants["one"]["triton"] == {
         "inference": {
+            "server": "a-use",
             "all": {"only": {"1": "a-use"}},
             "exact": {"m": {"any": "b-use", "only": {"1": "a-use"}}},
             "prefix": {"p-": {"any": "b-use"}},

@@ -183,7 +183,16 @@ def gives(permission: Permission, kind: UpstreamKind, asked: dict[str, Any]) -> 
     if (action in DATASET_ACTIONS) is not (kind is UpstreamKind.DATASET):
         return False
     if asked["scope"] == "server":
-        return action in {Action.HEALTH, Action.METADATA}
+        return action in {
+            Action.HEALTH,
+            Action.METADATA,
+            # The beginning of a call that the gate judges further.
+            Action.INFERENCE,
+            Action.INFERENCE_STREAM,
+            Action.METRICS,
+            Action.MODEL_LIST,
+            Action.STATISTICS,
+        }
     if asked["scope"] == "dataset":
         return asked["dataset"] in permission.datasets
     if asked["scope"] == "every-model":

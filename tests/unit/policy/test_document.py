@@ -37,7 +37,7 @@ spec:
       users: [{issuer: "https://idp.a.example", claim: groups, value: ml}]
   roles:
     use: [{actions: [inference, health], models: [m, "p-*"], versions: ["1"]}]
-    list: [{actions: [model-list], models: ["*"]}]
+    list: [{actions: [logging], models: ["*"]}]
     read: [{actions: [dataset-read], datasets: [images]}]
   grants:
     - {role: use, to: [floor], on: [triton]}
@@ -196,14 +196,14 @@ FAULTS = [
     ('[m, "p-*"]', '["p*-*"]', "is not a model name or prefix"),
     ('[m, "p-*"]', '["**"]', "is not a model name or prefix"),
     ('[m, "p-*"]', "[../m]", "is not a model name or prefix"),
-    (', models: ["*"]', "", "gives model-list on no model; add 'models:'"),
-    ('models: ["*"]', "models: [m]", "model-list concerns every model"),
+    (', models: ["*"]', "", "gives logging on no model; add 'models:'"),
+    ('models: ["*"]', "models: [m]", "logging concerns every model"),
     ('models: ["*"]', 'models: ["*"], versions: ["1"]', "concerns every model"),
     (", datasets: [images]", "", "gives dataset-read on no dataset"),
     ("datasets: [images]", "datasets: [image]", "did you mean 'images'?"),
     ("datasets: [images]", "datasets: [images], models: [m]", "no model action"),
     ('["*"]}]', '["*"], datasets: [images]}]', "has datasets but no dataset action"),
-    ('list: [{actions: [model-list], models: ["*"]}]', "list: {}", "must be a list"),
+    ('list: [{actions: [logging], models: ["*"]}]', "list: {}", "must be a list"),
     # Grants.
     ("role: use,", "role: user,", "did you mean 'use'?"),
     ("on: [data]", "on: [dta]", "did you mean 'data'?"),

@@ -1,6 +1,6 @@
 import pytest
 
-from authz_server.identity.strict_json import parse_json_object
+from authz_server.strict_json import parse_json_object
 
 
 @pytest.mark.parametrize(
