@@ -71,6 +71,11 @@ class Reason(enum.StrEnum):
     BODY_COMPRESSED = "body_compressed"
     BODY_MALFORMED = "body_malformed"
 
+    GATE_FACTS_MISSING = "gate_facts_missing"
+    """The gate got no facts of the call from the check before it."""
+    LISTING_UNREADABLE = "listing_unreadable"
+    """An answer that discloses models is not in a form that can be filtered."""
+
     # The policy's answer (stage 5, decide).
     PRINCIPAL_UNKNOWN = "principal_unknown"
     """The policy puts this caller in no group."""
@@ -80,6 +85,8 @@ class Reason(enum.StrEnum):
     POLICY_ERROR = "policy_error"
     POLICY_UNDEFINED = "policy_undefined"
     POLICY_RESULT_INVALID = "policy_result_invalid"
+    ACCESS_SECRET_UNAVAILABLE = "access_secret_unavailable"  # noqa: S105
+    """The secret that Triton wants to see (the second lock) cannot be had."""
 
     # The server's own state.
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -150,6 +157,12 @@ class PolicyError(AuthzError):
     """A policy cannot be loaded, or did not give a usable answer."""
 
     default_reason = Reason.POLICY_ERROR
+
+
+class AccessSecretError(AuthzError):
+    """There is no usable secret for Triton's own lock. Quotes nothing of it."""
+
+    default_reason = Reason.ACCESS_SECRET_UNAVAILABLE
 
 
 class AuditError(AuthzError):

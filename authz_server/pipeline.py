@@ -1,10 +1,12 @@
 """The way of a request: the eight stages in order, and the only place where they meet.
 
     begin    1 extract   2 recall                     (8 audit of a hit)
+    resume               2 recall                     (8 audit of a hit)
     finish   3 identify  4 classify  5 decide  6 respond  7 remember  8 audit
 
 `begin` is short and never waits, so a transport may run it where it reads the request;
-`finish` evaluates the policy and belongs on a worker. Both always come to an answer:
+`finish` evaluates the policy and belongs on a worker. `resume` begins with facts that
+were extracted before: of a stream, whose messages came later. All come to an answer:
 whatever goes wrong anywhere is a denial with a reason. That is why this module has the
 one broad `except` of the program.
 """
@@ -13,21 +15,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from authz_server.audit import Occurrence, Sink, complete_event, encode_record
 from authz_server.cache import DecisionCache, Entry
 from authz_server.clock import Clock, Instant
-from authz_server.errors import AuthzError, PolicyError, Reason
-from authz_server.facts import Annotations, Facts, Plan, extract
+from authz_server.errors import (
+    AccessSecretError,
+    AuthzError,
+    PolicyError,
+    Reason,
+)
+from authz_server.facts import Annotations, BodyState, Facts, Plan, extract
 from authz_server.identity.identify import Identifier, Identity
 from authz_server.identity.sources import IdentityState
 from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation
+from authz_server.operations.triton_grpc import is_grpc_path
+from authz_server.policy.engine import Verdict
 from authz_server.policy.question import build_question
 from authz_server.policy.store import LoadedPolicy
-from authz_server.response import allow, deny
+from authz_server.response import NO_CHANGES, allow, deny, with_gate
+from authz_server.second_lock import NO_LOCK, LockState, SecondLock
 
 _log: Final = logging.getLogger("authz_server.pipeline")
 
@@ -66,6 +76,7 @@ class Check:
 
     Attributes:
         answer: CheckResponse bytes; None as long as there is none.
+        reason: of that answer; only GRANTED lets the call through.
     """
 
     arrived: Instant
@@ -74,9 +85,11 @@ class Check:
     facts: Facts | None = None
     policy: LoadedPolicy | None = None
     standing: IdentityState | None = None
+    lock: LockState = NO_LOCK
     identity: Identity | None = None
     operation: Operation | None = None
     answer: bytes | None = None
+    reason: Reason = Reason.INTERNAL_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +116,10 @@ class Pipeline:
         cache: where decisions are remembered.
         audit: where every decision is recorded before it is given.
         observe: told of every decision that was recorded.
+        second_lock: what an allowed call to Triton is sent along with.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every room meets here
         self,
         *,
         plan: Plan,
@@ -116,6 +130,7 @@ class Pipeline:
         clock: Clock,
         settings: Settings,
         observe: Observer | None = None,
+        second_lock: SecondLock | None = None,
     ) -> None:
         self._plan = plan
         self._policies = policies
@@ -125,6 +140,7 @@ class Pipeline:
         self._clock = clock
         self._settings = settings
         self._observe = observe
+        self._second_lock = second_lock or SecondLock()
 
     def check(self, raw: bytes) -> bytes:
         """Return the CheckResponse to the CheckRequest in `raw`. Never raises."""
@@ -135,6 +151,12 @@ class Pipeline:
         """Return the check of `raw`: answered, or in want of `finish`. Never raises."""
         check = Check(self._clock())
         check.answer = self._conclude(check, lambda: self._recall(check, raw))
+        return check
+
+    def resume(self, key: bytes, annotations: Annotations) -> Check:
+        """Return the check of canonical facts, as `begin` returns one. Never raises."""
+        check = Check(self._clock(), annotations, key)
+        check.answer = self._conclude(check, lambda: self._look_up(check))
         return check
 
     def finish(self, check: Check) -> bytes:
@@ -168,17 +190,26 @@ class Pipeline:
                 reason = _reason_of(error)
                 attempt = _bind(self._refusal, check, reason)
             else:
+                check.reason = outcome.reason
                 return outcome.response
+        check.reason = reason
         return deny(reason, is_grpc=check.facts is not None and check.facts.is_grpc)
 
     def _recall(self, check: Check, raw: bytes) -> _Outcome | None:
         """Stages 1 and 2."""
         check.key, check.annotations = extract(raw, self._plan)
+        return self._look_up(check)
+
+    def _look_up(self, check: Check) -> _Outcome | None:
+        """Stage 2."""
         check.policy = self._policies.current
         if check.policy is None:
             check.facts = Facts.decode(check.key)
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
         check.standing = self._identifier.current
+        check.lock = self._second_lock.current
+        if check.lock.secret is None:
+            raise AccessSecretError(self._second_lock.error or "no access secret")
         entry = self._cache.get(check.key, _revision_of(check), check.arrived)
         if entry is None:
             return None
@@ -196,14 +227,23 @@ class Pipeline:
         check.operation = classify(
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
         )
-        question = build_question(check.identity, check.operation, facts)
-        verdict = check.policy.engine.evaluate(question)
+        verdict = _evaluate(check.policy, check.identity, check.operation, facts)
         self._check_deadline(check)
-        response = (
-            allow()
-            if verdict.allow is True
-            else deny(verdict.reason, is_grpc=facts.is_grpc)
-        )
+        if verdict.allow is not True:
+            response = deny(verdict.reason, is_grpc=facts.is_grpc)
+        else:
+            response = allow(
+                self._second_lock.changes(
+                    check.lock,
+                    str(check.identity.spiffe_id),
+                    # What was classified has a path of ASCII.
+                    is_grpc=is_grpc_path(facts.path.decode("ascii")),
+                )
+                if check.policy.upstreams.is_triton(check.operation.upstream)
+                else NO_CHANGES
+            )
+            if facts.is_gated and facts.body.state is BodyState.UNREAD:
+                response = with_gate(response, check.key)
         outcome = _Outcome(
             response,
             _record_of(
@@ -264,11 +304,25 @@ class Pipeline:
             self._observe(outcome.reason, outcome.cache_hit, occurrence.latency_s)
 
 
+def _evaluate(
+    policy: LoadedPolicy, identity: Identity, operation: Operation, facts: Facts
+) -> Verdict:
+    """Return the policy's verdict on all that a request does; no, if one part is."""
+    verdict = policy.engine.evaluate(build_question(identity, operation, facts))
+    if verdict.allow is not True or operation.also is None:
+        return verdict
+    other = _evaluate(policy, identity, operation.also, facts)
+    if other.allow is not True:
+        return other
+    ttls = [item.ttl_s for item in (verdict, other) if item.ttl_s is not None]
+    return replace(verdict, ttl_s=min(ttls, default=None))
+
+
 def _revision_of(check: Check) -> str:
-    """Return what a decision is made under: policy, bundles and revocations."""
+    """Return what a decision is made under: policy, identities and second lock."""
     policy = check.policy.revision if check.policy else ""
     standing = check.standing.revision if check.standing else ""
-    return f"{policy}/{standing}"
+    return f"{policy}/{standing}/{check.lock.revision}"
 
 
 def _bind(
@@ -328,8 +382,16 @@ def _record_of(check: Check, reason: Reason, *, role: str, allowed: bool) -> byt
             "model": operation.call.model if operation else "",
             "version": operation.call.version if operation else "",
             "upstream": operation.upstream if operation else "",
+            "dataset": operation.dataset if operation else "",
+            "also": _also_of(operation),
             "method": method.decode("utf-8", "backslashreplace"),
             "path": path.decode("utf-8", "backslashreplace"),
             "policy_revision": check.policy.revision if check.policy else "",
         }
     )
+
+
+def _also_of(operation: Operation | None) -> str:
+    """Return what a request does beside its operation; empty if nothing."""
+    also = operation.also if operation else None
+    return f"{also.call.action} {also.dataset or also.call.model}" if also else ""

@@ -8,16 +8,22 @@ Envoy's `failure_mode_allow` would turn those into an allow.
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
+from dataclasses import dataclass, field
 from typing import Final
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.service.auth import v3 as auth
+from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.type import v3 as envoy_type
-from envoy_data_plane.google import rpc
+from envoy_data_plane.google import protobuf, rpc
 
 from authz_server.errors import Reason
+
+GATE_FACTS: Final = "authz_server_facts"
+"""Key of what `with_gate` hands on, in the namespace of the ext_authz filter."""
 
 REASON_HEADER: Final = "x-authz-reason"
 """Carries the reason code to the caller, over HTTP and gRPC alike."""
@@ -25,6 +31,7 @@ REASON_HEADER: Final = "x-authz-reason"
 # google.rpc.Code
 _OK: Final = 0
 _PERMISSION_DENIED: Final = 7
+_UNAVAILABLE: Final = 14
 _UNAUTHENTICATED: Final = 16
 
 # Envoy derives the gRPC status from these: 401 is UNAUTHENTICATED, 403
@@ -51,6 +58,7 @@ _ABOUT_IDENTITY: Final = frozenset(
 _ABOUT_US: Final = frozenset(
     {
         Reason.POLICY_UNAVAILABLE,
+        Reason.ACCESS_SECRET_UNAVAILABLE,
         Reason.TRUST_BUNDLE_UNAVAILABLE,
         Reason.REVOCATIONS_UNAVAILABLE,
         Reason.DEADLINE_EXCEEDED,
@@ -61,14 +69,64 @@ _ABOUT_US: Final = frozenset(
 )
 
 
-@functools.cache
-def allow() -> bytes:
-    """Return the CheckResponse that lets a request through."""
+@dataclass(frozen=True, slots=True)
+class RequestChanges:
+    """What Envoy does to the headers of a request that it lets through.
+
+    Attributes:
+        overwrite: (lower-case name, value): replaces every copy that came.
+        remove: lower-case names.
+    """
+
+    overwrite: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    remove: tuple[str, ...] = ()
+
+
+NO_CHANGES: Final = RequestChanges()
+
+
+def allow(changes: RequestChanges = NO_CHANGES) -> bytes:
+    """Return the CheckResponse that lets a request through, with `changes` made to it.
+
+    Not checked: that Envoy's ``decoder_header_mutation_rules`` allow them. Without
+    ``disallow_is_error`` it drops those that they do not, and lets the request through.
+    """
+    return _UNCHANGED if changes == NO_CHANGES else _allow(changes)
+
+
+def _allow(changes: RequestChanges) -> bytes:
     return bytes(
         auth.CheckResponse(
-            status=rpc.Status(code=_OK), ok_response=auth.OkHttpResponse()
+            status=rpc.Status(code=_OK),
+            ok_response=auth.OkHttpResponse(
+                headers=[
+                    core.HeaderValueOption(
+                        header=core.HeaderValue(key=name, value=value),
+                        append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+                    )
+                    for name, value in changes.overwrite
+                ],
+                headers_to_remove=list(changes.remove),
+            ),
         )
     )
+
+
+_UNCHANGED: Final = _allow(NO_CHANGES)
+
+
+def with_gate(response: bytes, facts: bytes) -> bytes:
+    """Return the CheckResponse `response`, which hands `facts` on to the gate.
+
+    Envoy gives them to its ext_proc filter as dynamic metadata, which nobody but its
+    own filters can write.
+    """
+    message = auth.CheckResponse.parse(response)
+    text = base64.b64encode(facts).decode("ascii")
+    message.dynamic_metadata = protobuf.Struct(
+        fields={GATE_FACTS: protobuf.Value(string_value=text)}
+    )
+    return bytes(message)
 
 
 @functools.cache
@@ -81,10 +139,6 @@ def deny(reason: Reason, *, is_grpc: bool = False) -> bytes:
         is_grpc: whether the caller gets the message as a gRPC status (plain text)
             rather than as a body (JSON, as Triton writes its own errors).
     """
-    message = f"access denied ({reason})"
-    headers = {REASON_HEADER: reason.value}
-    if not is_grpc:
-        headers["content-type"] = "application/json"
     status = _http_status(reason)
     return bytes(
         auth.CheckResponse(
@@ -97,12 +151,109 @@ def deny(reason: Reason, *, is_grpc: bool = False) -> bytes:
                     core.HeaderValueOption(
                         header=core.HeaderValue(key=name, value=value)
                     )
-                    for name, value in headers.items()
+                    for name, value in _headers(reason, is_grpc=is_grpc).items()
                 ],
-                body=message if is_grpc else json.dumps({"error": message}),
+                body=_message(reason, is_grpc=is_grpc),
             ),
         )
     )
+
+
+_PROCEED: Final = {
+    "request_headers": ext_proc.ProcessingResponse(
+        request_headers=ext_proc.HeadersResponse()
+    ),
+    "request_body": ext_proc.ProcessingResponse(request_body=ext_proc.BodyResponse()),
+    "request_trailers": ext_proc.ProcessingResponse(
+        request_trailers=ext_proc.TrailersResponse()
+    ),
+    "response_headers": ext_proc.ProcessingResponse(
+        response_headers=ext_proc.HeadersResponse()
+    ),
+    "response_body": ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse()),
+    "response_trailers": ext_proc.ProcessingResponse(
+        response_trailers=ext_proc.TrailersResponse()
+    ),
+}
+
+
+def proceed(part: str) -> bytes:
+    """Return the ProcessingResponse that lets a part of a call flow on unchanged.
+
+    Args:
+        part: ``request_`` or ``response_``, and ``headers``, ``body`` or ``trailers``.
+    """
+    return bytes(_PROCEED[part])
+
+
+def replace_body(body: bytes) -> bytes:
+    """Return the ProcessingResponse that puts `body` in the place of a response's."""
+    return bytes(
+        ext_proc.ProcessingResponse(
+            response_body=ext_proc.BodyResponse(
+                response=ext_proc.CommonResponse(
+                    header_mutation=ext_proc.HeaderMutation(
+                        set_headers=[
+                            core.HeaderValueOption(
+                                header=core.HeaderValue(
+                                    key="content-length",
+                                    raw_value=str(len(body)).encode(),
+                                ),
+                                append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS,
+                            )
+                        ]
+                    ),
+                    body_mutation=ext_proc.BodyMutation(body=body),
+                )
+            )
+        )
+    )
+
+
+@functools.cache
+def end(reason: Reason, *, is_grpc: bool) -> bytes:
+    """Return the ProcessingResponse that ends a call, with what `deny` would say."""
+    status = _http_status(reason)
+    return bytes(
+        ext_proc.ProcessingResponse(
+            immediate_response=ext_proc.ImmediateResponse(
+                status=envoy_type.HttpStatus(code=envoy_type.StatusCode(status)),
+                headers=ext_proc.HeaderMutation(
+                    set_headers=[
+                        core.HeaderValueOption(
+                            # All that ext_proc reads; ext_authz reads `value`.
+                            header=core.HeaderValue(key=name, raw_value=value.encode())
+                        )
+                        for name, value in _headers(reason, is_grpc=is_grpc).items()
+                    ]
+                ),
+                body=_message(reason, is_grpc=is_grpc).encode(),
+                grpc_status=ext_proc.GrpcStatus(status=_grpc_status(status))
+                if is_grpc
+                else None,
+                details="authz_server",
+            )
+        )
+    )
+
+
+def _message(reason: Reason, *, is_grpc: bool) -> str:
+    text = f"access denied ({reason})"
+    return text if is_grpc else json.dumps({"error": text})
+
+
+def _headers(reason: Reason, *, is_grpc: bool) -> dict[str, str]:
+    headers = {REASON_HEADER: reason.value}
+    if not is_grpc:
+        headers["content-type"] = "application/json"
+    return headers
+
+
+def _grpc_status(status: int) -> int:
+    return {
+        _UNAUTHORIZED: _UNAUTHENTICATED,
+        _SERVICE_UNAVAILABLE: _UNAVAILABLE,
+    }.get(status, _PERMISSION_DENIED)
 
 
 def prepare() -> None:
@@ -111,6 +262,7 @@ def prepare() -> None:
     for reason in Reason:
         for is_grpc in (False, True):
             deny(reason, is_grpc=is_grpc)
+            end(reason, is_grpc=is_grpc)
 
 
 def _http_status(reason: Reason) -> int:

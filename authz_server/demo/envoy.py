@@ -138,7 +138,24 @@ def without_triton(
             if not with_check:
                 del route["typed_per_filter_config"]
     if not with_check:
-        manager["http_filters"] = manager["http_filters"][1:]
+        manager["http_filters"] = manager["http_filters"][-1:]  # the router
+    return changed
+
+
+def without_gate(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `configuration` in which a stream's messages are judged by nobody."""
+    changed = copy.deepcopy(dict(configuration))
+    manager = changed["static_resources"]["listeners"][0]["filter_chains"][0]
+    manager = manager["filters"][0]["typed_config"]
+    gate, check = "envoy.filters.http.ext_proc", "envoy.filters.http.ext_authz"
+    manager["http_filters"] = [
+        item for item in manager["http_filters"] if item["name"] != gate
+    ]
+    for host in manager["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            settings = route["typed_per_filter_config"]
+            settings.pop(gate, None)
+            settings[check]["check_settings"]["context_extensions"].pop("gate", None)
     return changed
 
 

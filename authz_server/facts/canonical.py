@@ -47,7 +47,7 @@ class BodyState(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The outline of a gRPC message.
+    """The outline of a gRPC message, or of a JSON body as such a message.
 
     Attributes:
         fields: (number, value) of the kept fields in order of appearance; empty unless

@@ -14,6 +14,7 @@ from typing import Final
 from authz_server.errors import Reason, RequestError
 from authz_server.facts.canonical import Annotations, Body, BodyState, Facts, Headers
 from authz_server.facts.grpc_body import outline_body
+from authz_server.facts.json_body import outline_json
 from authz_server.facts.plan import Plan
 from authz_server.facts.struct_value import payload_in
 from authz_server.wire import LEN, VARINT, read_fields
@@ -60,6 +61,8 @@ _UPSTREAM_EXTENSION: Final = b"upstream"
 _GATE_EXTENSION: Final = b"gate"
 _GATE: Final = b"ext_proc"
 _CONTENT_TYPE: Final = b"content-type"
+_CONTENT_ENCODING: Final = b"content-encoding"
+_GRPC_ENCODING: Final = b"grpc-encoding"
 # Set by Envoy's ext_authz filter itself; a client's copy never reaches the check.
 _PARTIAL_BODY: Final = b"x-envoy-auth-partial-body"
 # What the caller is given to quote. HttpRequest.id is another number, Envoy's own id of
@@ -110,6 +113,8 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
     wanted = frozenset(
         {
             _CONTENT_TYPE,
+            _CONTENT_ENCODING,
+            _GRPC_ENCODING,
             _PARTIAL_BODY,
             _REQUEST_ID,
             *(
@@ -139,7 +144,7 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
         credentials=request.named(plan.credentials),
         claims=request.claims,
         signals=request.named(plan.signals),
-        is_gated=request.extensions.get(_GATE_EXTENSION) == _GATE,
+        is_gated=_is_gated(request),
     )
     given = request.headers.get(_REQUEST_ID, [])
     request_id = given[0] if len(given) == 1 else request.scalars.get(_HTTP_ID, b"")
@@ -293,6 +298,10 @@ def _address(raw: bytes) -> str:
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
+def _is_gated(request: _Request) -> bool:
+    return request.extensions.get(_GATE_EXTENSION) == _GATE
+
+
 def _is_grpc(content_types: list[bytes]) -> bool:
     """Return whether Envoy treats the request as gRPC.
 
@@ -305,7 +314,8 @@ def _is_grpc(content_types: list[bytes]) -> bool:
 
 def _body(request: _Request, plan: Plan, path: bytes) -> Body:
     outline = plan.outlines.get(path)
-    if outline is None:
+    json_key = plan.json_models.get(path.partition(b"?")[0])
+    if (outline is None and json_key is None) or _is_gated(request):
         return Body(BodyState.UNREAD)
     raw = request.scalars.get(_HTTP_RAW_BODY, b"")
     # Envoy says so itself when it cut the body; and says how long the body really was,
@@ -319,4 +329,16 @@ def _body(request: _Request, plan: Plan, path: bytes) -> Body:
     }
     if raw and (is_marked or is_short):
         return Body(BodyState.PARTIAL)
-    return outline_body(raw, outline)
+    if outline is None:
+        return _json_body(request, raw, json_key or "")
+    codings = request.headers.get(_GRPC_ENCODING, [])
+    encoding = codings[0] if len(codings) == 1 else b""
+    return outline_body(raw, outline, encoding)
+
+
+def _json_body(request: _Request, raw: bytes, key: str) -> Body:
+    # RFC 9110 §8.4: a coding changes what the bytes mean, and `identity` is none.
+    codings = request.headers.get(_CONTENT_ENCODING, [])
+    if any(coding.lower() != b"identity" for coding in codings):
+        return Body(BodyState.COMPRESSED)
+    return outline_json(raw, key)

@@ -37,6 +37,8 @@ class Plan:
         signals: lower-case names of request headers that tell what the call does.
         jwt_payload: the name under which Envoy's jwt_authn filter leaves the claims of
             a token that it verified; empty for none.
+        json_models: for an HTTP path without its query, the top-level key of its JSON
+            body whose value is kept, as field 1.
         outlines: for a gRPC path, which fields of its one request message are kept. A
             path that is not listed has its body left unread.
     """
@@ -46,6 +48,7 @@ class Plan:
     signals: tuple[str, ...] = ()
     jwt_payload: str = ""
     outlines: Mapping[bytes, Outline] = field(default_factory=dict)
+    json_models: Mapping[bytes, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (*self.headers, *self.credentials, *self.signals):

@@ -54,6 +54,16 @@ def payload_in(raw: bytes, name: str) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
+def text_in(raw: bytes, name: str) -> str:
+    """Return the text under `name` in the Struct `raw`; empty if there is none.
+
+    Raises:
+        RequestError: if `raw` is no well-formed Struct.
+    """
+    value = _object(raw, 0, len(raw), 0).get(name)
+    return value if isinstance(value, str) else ""
+
+
 def _object(raw: bytes, start: int, end: int, depth: int) -> dict[str, Any]:
     if depth > _MAX_DEPTH:
         raise RequestError("metadata is nested too deeply")

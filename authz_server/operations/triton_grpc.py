@@ -11,19 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from authz_server.errors import Reason
 from authz_server.facts import Body, BodyState, Keep, Outline
 from authz_server.operations.actions import Action
-from authz_server.operations.operation import Call, OperationError, Scope
+from authz_server.operations.operation import (
+    Call,
+    OperationError,
+    Scope,
+    require_complete,
+)
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
-
-_BODY_REASONS: Final = {
-    BodyState.ABSENT: Reason.BODY_MISSING,
-    BodyState.PARTIAL: Reason.BODY_PARTIAL,
-    BodyState.COMPRESSED: Reason.BODY_COMPRESSED,
-    BodyState.MALFORMED: Reason.BODY_MALFORMED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +81,13 @@ def _trace(body: Body) -> Call:
     return Call(Action.TRACE, Scope.MODEL, model)
 
 
-_UNARY_WITH_MODEL: Final[dict[str, _Method]] = {
+_WITH_MODEL: Final[dict[str, _Method]] = {
     "ModelReady": _named(Action.HEALTH),
     "ModelMetadata": _named(Action.METADATA),
     "ModelConfig": _named(Action.MODEL_CONFIG),
     "ModelStatistics": _named(Action.STATISTICS, empty=Scope.EVERY_MODEL),
     "ModelInfer": _named(Action.INFERENCE),
+    "ModelStreamInfer": _named(Action.INFERENCE_STREAM),
     "RepositoryModelLoad": _Method(
         {1: Keep.VALUE, 2: Keep.VALUE, 3: Keep.PRESENCE}, _load
     ),
@@ -105,8 +103,6 @@ _WITHOUT_MODEL: Final[dict[str, Call]] = {
     SERVICE + "ServerMetadata": Call(Action.METADATA, Scope.SERVER),
     SERVICE + "RepositoryIndex": Call(Action.MODEL_LIST, Scope.EVERY_MODEL),
     SERVICE + "LogSettings": Call(Action.LOGGING, Scope.EVERY_MODEL),
-    # Its messages are not seen here, and each may name another model.
-    SERVICE + "ModelStreamInfer": Call(Action.INFERENCE_STREAM, Scope.EVERY_MODEL),
     "/grpc.health.v1.Health/Check": Call(Action.HEALTH, Scope.SERVER),
 } | {
     f"{SERVICE}{kind}SharedMemory{verb}": Call(Action.SHARED_MEMORY, Scope.EVERY_MODEL)
@@ -114,12 +110,34 @@ _WITHOUT_MODEL: Final[dict[str, Call]] = {
     for verb in ("Status", "Register", "Unregister")
 }
 
-_BY_PATH: Final = {SERVICE + name: method for name, method in _UNARY_WITH_MODEL.items()}
+STREAM: Final = SERVICE + "ModelStreamInfer"
+
+_GATED: Final = {
+    SERVICE + "ModelInfer": Call(Action.INFERENCE, Scope.SERVER),
+    STREAM: Call(Action.INFERENCE_STREAM, Scope.SERVER),
+}
+"""What a gated route's call is while no message was seen: whoever may do it with some
+model may begin, and each message is judged by what it names."""
+
+_UNSEEN_STREAM: Final = Call(Action.INFERENCE_STREAM, Scope.EVERY_MODEL)
+"""A stream whose messages nobody sees: each may name another model."""
+
+_BY_PATH: Final = {SERVICE + name: method for name, method in _WITH_MODEL.items()}
 
 OUTLINES: Final[dict[bytes, Outline]] = {
-    path.encode("ascii"): method.outline for path, method in _BY_PATH.items()
+    path.encode("ascii"): method.outline
+    for path, method in _BY_PATH.items()
+    if path != STREAM
 }
-"""For the extraction plan: what to keep of which method's message."""
+"""For the extraction plan: what to keep of which method's one message."""
+
+GATED_OUTLINES: Final[dict[bytes, Outline]] = {
+    path.encode("ascii"): _BY_PATH[path].outline for path in _GATED
+}
+"""What to keep of each message of a gated call."""
+
+UNARY: Final = frozenset(OUTLINES)
+"""Paths whose calls have exactly one message."""
 
 
 def is_grpc_path(path: str) -> bool:
@@ -127,8 +145,14 @@ def is_grpc_path(path: str) -> bool:
     return path.startswith((SERVICE, "/grpc.health.v1.Health/"))
 
 
-def classify_grpc(method: str, path: str, body: Body) -> Call:
+def classify_grpc(
+    method: str, path: str, body: Body, *, is_gated: bool = False
+) -> Call:
     """Return what a gRPC call makes Triton do.
+
+    Args:
+        body: the call's message, or one message of a stream.
+        is_gated: whether every message of the call is judged on its own.
 
     Raises:
         OperationError: if Triton has no such method, or its message was not seen whole
@@ -141,11 +165,12 @@ def classify_grpc(method: str, path: str, body: Body) -> Call:
     known = _BY_PATH.get(path)
     if known is None:
         raise OperationError("not a method of Triton")
-    if body.state is not BodyState.COMPLETE:
-        raise OperationError(
-            f"the request message is {body.state.name.lower()}",
-            _BODY_REASONS.get(body.state, Reason.BODY_MISSING),
-        )
+    if body.state is BodyState.UNREAD:
+        if is_gated and path in _GATED:
+            return _GATED[path]
+        if path == STREAM:
+            return _UNSEEN_STREAM
+    require_complete(body)
     return known.judge(body)
 
 

@@ -1,9 +1,8 @@
 """The Authorization service over grpcio: raw bytes, no generated classes.
 
 One event loop reads requests and answers remembered decisions on the spot; everything
-else goes to a few worker threads. How many may wait is bounded here, because a refusal
-must be a CheckResponse: gRPC's own limit would answer with an error, which Envoy may be
-configured to take for an allow.
+else goes to a few worker threads (`decider`). The same server is Envoy's external
+processor (`ext_proc`).
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ import contextlib
 import dataclasses
 import logging
 import tempfile
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from authz_server.address import Address
-from authz_server.errors import ConfigError, Reason
-from authz_server.pipeline import Check, Pipeline
+from authz_server.errors import ConfigError
+from authz_server.pipeline import Pipeline
+from authz_server.transport.decider import Decider
+from authz_server.transport.ext_proc import SERVICE as GATE
+from authz_server.transport.ext_proc import Gate
 from authz_server.transport.peer_gate import (
     PeerGate,
     PeerList,
@@ -36,6 +36,8 @@ from authz_server.transport.proxies import ProxyList
 from authz_server.transport.tls import TlsSource, server_credentials
 
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 POLICY_HEALTH: Final = "authz_server.policy"
 """Health of this name tells whether the newest policy file is the one in force."""
@@ -98,8 +100,8 @@ class GrpcServer:
         self._tls = tls
         self._proxies = proxies
         self._peers = peers
-        self._slots = threading.BoundedSemaphore(max_pending)
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="decide")
+        self._decider = Decider(pipeline, max_pending=max_pending, workers=workers)
+        self._gate = Gate(pipeline, self._decider)
         self._max_message_bytes = max_message_bytes
 
     async def run(
@@ -126,8 +128,12 @@ class GrpcServer:
             )
         )
         checks = grpc.unary_unary_rpc_method_handler(self._check)
+        parts = grpc.stream_stream_rpc_method_handler(self._process)
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"Check": checks}),)
+            (
+                grpc.method_handlers_generic_handler(SERVICE, {"Check": checks}),
+                grpc.method_handlers_generic_handler(GATE, {"Process": parts}),
+            )
         )
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -148,11 +154,21 @@ class GrpcServer:
                 await server.stop(drain_s)
                 if gate is not None:
                     await gate.stop()
-                self._workers.shutdown(wait=True)
+                self._decider.close()
 
-    async def _check(
-        self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> bytes:
+    async def _check(self, raw: bytes, context: Context) -> bytes:
+        await self._admit(context)
+        return await self._decider.answer(self._pipeline.begin(raw))
+
+    async def _process(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        await self._admit(context)
+        async for answer in self._gate.process(requests):
+            yield answer
+
+    async def _admit(self, context: Context) -> None:
+        """Return if the peer may ask; end its call if not."""
         if self._proxies is not None and not self._proxies.admits(
             context.auth_context()
         ):
@@ -160,26 +176,6 @@ class GrpcServer:
             await context.abort(
                 grpc.StatusCode.UNAUTHENTICATED, "this peer may not ask"
             )
-        check = self._pipeline.begin(raw)
-        if check.answer is not None:
-            return check.answer
-        if not self._slots.acquire(blocking=False):
-            return self._pipeline.refuse(check, Reason.OVERLOADED)
-        return await self._decide(check)
-
-    async def _decide(self, check: Check) -> bytes:
-        work = self._workers.submit(self._pipeline.finish, check)
-        work.add_done_callback(self._release)
-        try:
-            return await asyncio.wrap_future(work)
-        except asyncio.CancelledError:
-            if work.cancelled():
-                # The proxy gave up before a worker came to it. It goes on record too.
-                self._pipeline.refuse(check, Reason.DEADLINE_EXCEEDED)
-            raise
-
-    def _release(self, _: Future[bytes]) -> None:
-        self._slots.release()
 
     async def _listen(
         self,

@@ -25,7 +25,7 @@ from envoy_data_plane.google import rpc
 from authz_server.demo.envoy import Places, envoy_binary, read_configuration, render
 from authz_server.demo.pki import DevelopmentCa
 from authz_server.errors import Reason
-from authz_server.response import allow, deny
+from authz_server.response import RequestChanges, allow, deny
 
 CONFIGURATIONS = ("edge-unix-socket", "edge-mtls")
 
@@ -90,17 +90,21 @@ FILTER_OPTIONS: list[tuple[str, object]] = [
             {"exact": "content-type"},
             {"exact": "grpc-encoding"},
             {"exact": "x-request-id"},
+            {"exact": "x-vertex-ai-triton-redirect"},
+            {"prefix": "x-amz-"},
         ],
     ),
+    ("disallowed_headers.patterns", [{"exact": "x-amz-security-token"}]),
     ("with_request_body.allow_partial_message", False),
     ("with_request_body.pack_as_bytes", True),
     ("with_request_body.max_request_bytes", 4194304),
     ("clear_route_cache", False),
     ("validate_mutations", True),
     ("decoder_header_mutation_rules.disallow_all", True),
+    ("decoder_header_mutation_rules.disallow_is_error", True),
     (
         "decoder_header_mutation_rules.allow_expression.regex",
-        "^x-authz-[a-z0-9-]+$",
+        "^(x-authz-[a-z0-9-]+|(triton-grpc-protocol-)?triton-access-token)$",
     ),
     ("filter_enabled", UNSET),
     ("filter_enabled_metadata", UNSET),
@@ -116,6 +120,10 @@ def option(node: Yaml, dotted: str) -> object:
             return UNSET
         node = node[key]
     return node
+
+
+GATE = "envoy.filters.http.ext_proc"
+SERVICE = "/inference.GRPCInferenceService/"
 
 
 def listener_of(configuration: dict[str, Any]) -> Yaml:
@@ -162,9 +170,38 @@ def test_an_option_of_the_connection_manager_is_safe(
 def test_an_option_of_the_ext_authz_filter_is_safe(
     configuration: dict[str, Any], dotted: str, safe: object
 ) -> None:
-    ext_authz, router = manager_of(configuration)["http_filters"]
+    ext_authz, gate, router = manager_of(configuration)["http_filters"]
+    assert gate["name"] == GATE
     assert router["name"] == "envoy.filters.http.router"
     assert option(ext_authz["typed_config"], dotted) == safe
+
+
+@pytest.mark.parametrize(
+    ("dotted", "safe"),
+    [
+        ("failure_mode_allow", False),
+        ("message_timeout", "0.5s"),
+        ("processing_mode.request_header_mode", "SEND"),
+        ("processing_mode.request_body_mode", "STREAMED"),
+        ("processing_mode.response_body_mode", "NONE"),
+        (
+            "metadata_options.forwarding_namespaces.untyped",
+            ["envoy.filters.http.ext_authz"],
+        ),
+        ("mutation_rules.disallow_all", True),
+        (
+            "mutation_rules.allow_expression.regex",
+            "^(x-authz-[a-z0-9-]+|content-length)$",
+        ),
+        ("disable_immediate_response", UNSET),
+        ("observability_mode", UNSET),
+    ],
+)
+def test_an_option_of_the_gate_is_safe(
+    configuration: dict[str, Any], dotted: str, safe: object
+) -> None:
+    _, gate, _ = manager_of(configuration)["http_filters"]
+    assert option(gate["typed_config"], dotted) == safe
 
 
 def test_each_trust_domain_has_a_bundle_of_its_own(
@@ -189,9 +226,12 @@ def test_every_route_is_checked_and_names_its_upstream(
     for route in routes_of(configuration):
         per_route = check_settings(route)
         assert "disabled" not in per_route
-        assert per_route["check_settings"]["context_extensions"] == {
-            "upstream": "triton"
-        }
+        extensions = dict(per_route["check_settings"]["context_extensions"])
+        # A route is gated exactly if its extensions say so.
+        gate = route["typed_per_filter_config"].get(GATE, {})
+        is_gated = extensions.pop("gate", None) == "ext_proc"
+        assert is_gated is not gate.get("disabled", False)
+        assert extensions == {"upstream": "triton"}
 
 
 def test_the_routes_are_in_the_order_that_gives_each_call_its_own_body_rule(
@@ -209,6 +249,10 @@ def test_the_routes_are_in_the_order_that_gives_each_call_its_own_body_rule(
     ]
     assert found == [
         ({"path": STREAM}, "triton_grpc", True),
+        ({"path": SERVICE + "RepositoryIndex"}, "triton_grpc", True),
+        ({"path": SERVICE + "ModelStatistics"}, "triton_grpc", True),
+        ({"path": "/v2/repository/index"}, "triton_http", True),
+        ({"path": "/v2/models/stats"}, "triton_http", True),
         ({"prefix": "/inference.GRPCInferenceService/"}, "triton_grpc", UNSET),
         ({"prefix": "/grpc.health.v1.Health/"}, "triton_grpc", UNSET),
         ({"prefix": "/"}, "triton_http", True),
@@ -353,14 +397,18 @@ class Conversation:
 
 
 @pytest.mark.envoy
-def test_a_stream_is_checked_at_its_start_and_flows_both_ways(edge: Edge) -> None:
+def test_a_stream_is_checked_at_its_start_and_does_not_pass_without_a_gate(
+    edge: Edge,
+) -> None:
     with edge.channel() as channel:
         client = Conversation()
         answers = channel.stream_stream(STREAM)(client.messages(), timeout=10)
-        assert next(answers) == b"first"
-        assert edge.authority.last.raw_body == b""
+        # Nobody serves ext_proc here: no answer is a no.
+        with pytest.raises(grpc.RpcError):
+            next(answers)
         client.go_on()
-        assert next(answers) == b"second"
+    assert edge.authority.last.raw_body == b""
+    assert edge.authority.last_extensions == {"upstream": "triton", "gate": "ext_proc"}
 
 
 @pytest.mark.envoy
@@ -420,8 +468,20 @@ def test_an_answer_cannot_rewrite_the_path(edge: Edge) -> None:
             status=rpc.Status(), ok_response=auth.OkHttpResponse(headers=[rewrite])
         )
     )
-    edge.call("GET", "/v2/models/m")
-    assert [path for path, _, _ in edge.upstream.seen] == ["/v2/models/m"]
+    assert edge.call("GET", "/v2/models/m")[0] == 500
+    assert edge.upstream.seen == []
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize(
+    "changes", [RequestChanges((("x-user", "a"),)), RequestChanges(remove=("x-user",))]
+)
+def test_a_change_that_is_not_allowed_is_no_way_past_for_a_callers_own_header(
+    edge: Edge, changes: RequestChanges
+) -> None:
+    edge.authority.answer = allow(changes)
+    assert edge.call("GET", "/v2", {"x-user": "forged"})[0] == 500
+    assert edge.upstream.seen == []
 
 
 @pytest.mark.envoy

@@ -144,6 +144,8 @@ def test_an_allowed_call_is_allowed_and_recorded(loaded: LoadedPolicy) -> None:
         "model": "defect-detection",
         "version": "1",
         "upstream": "triton",
+        "dataset": "",
+        "also": "",
         "method": "POST",
         "path": "/v2/models/defect-detection/versions/1/infer",
         "policy_revision": loaded.revision,

@@ -1,0 +1,376 @@
+"""The gate on a real Envoy and a real Triton: every message of a stream is judged."""
+
+import contextlib
+import copy
+import http.client
+import json
+import queue
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from checks import len_field
+from parts import EXAMPLE, eventually
+from triton_plant import Plant, running
+
+from authz_server.demo.calls import Caller, Edge, Protocol, Verdict
+from authz_server.demo.scenario import CAMERA, DEPLOYER, FORECASTER
+
+pytestmark = [pytest.mark.envoy, pytest.mark.triton]
+
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+STATISTICS = "/inference.GRPCInferenceService/ModelStatistics"
+
+# The example policy, and streams on one model of two.
+POLICY = EXAMPLE.read_text().replace(
+    "  grants:\n",
+    "    streamer: [{actions: [inference-stream], models: [defect-detection]}]\n"
+    "    lister:\n"
+    "      - {actions: [model-list, statistics], models: [defect-*], versions: ['1']}\n"
+    "  grants:\n"
+    "    - {role: streamer, to: [factory-floor], on: [triton]}\n"
+    "    - {role: lister, to: [factory-floor], on: [triton]}\n",
+)
+
+
+def message(model: str, version: str = "1", padding: int = 0) -> bytes:
+    """Return a ModelInferRequest; its tensors, if any, come before its names."""
+    tensors = len_field(7, b"x" * padding) if padding else b""
+    return tensors + len_field(1, model.encode()) + len_field(2, version.encode())
+
+
+class Conversation:
+    """A stream on which a test writes and reads in turn."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.call = channel.stream_stream(STREAM)(
+            iter(self._requests.get, None), timeout=20
+        )
+
+    def say(self, request: bytes) -> None:
+        self._requests.put(request)
+
+    def hear(self) -> bytes:
+        return bytes(next(self.call))
+
+    def close(self) -> None:
+        self._requests.put(None)
+
+    def end(self) -> grpc.StatusCode:
+        """Return how the stream ends, whatever comes before."""
+        try:
+            for _ in self.call:
+                pass
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+
+@pytest.fixture(scope="module")
+def plant() -> Iterator[Plant]:
+    with running(POLICY) as made:
+        yield made
+
+
+def test_a_stream_on_a_granted_model_gives_tritons_own_answers(plant: Plant) -> None:
+    edge = Edge(plant.port, plant.bundle)
+    with Caller(edge, Protocol.GRPC, plant.identities[CAMERA]) as caller:
+        outcome = caller.attempt(lambda camera: camera.stream_defects("1"))
+    assert outcome.verdict is Verdict.ALLOWED, outcome
+    event = plant.events[-1]
+    assert (event["action"], event["model"], event["version"]) == (
+        "inference-stream",
+        "defect-detection",
+        "1",
+    )
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate"])
+def test_compressed_messages_are_judged_too(plant: Plant, packing: str) -> None:
+    how = {
+        "gzip": grpc.Compression.Gzip,
+        "deflate": grpc.Compression.Deflate,
+    }[packing]
+    before = plant.executions("demand-forecast")
+    with plant.channel() as channel:
+        call = channel.stream_stream(STREAM)(
+            iter([message("demand-forecast", padding=4000)]),
+            timeout=10,
+            compression=how,
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        allowed = channel.stream_stream(STREAM)(
+            iter([message("defect-detection", padding=4000)]),
+            timeout=10,
+            compression=how,
+        )
+        assert len(list(allowed)) == 1
+    assert plant.executions("demand-forecast") == before
+
+
+def test_a_first_message_for_another_model_is_denied_and_never_reaches_triton(
+    plant: Plant,
+) -> None:
+    before = plant.executions("demand-forecast")
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("demand-forecast"))
+        assert talk.end() is grpc.StatusCode.PERMISSION_DENIED
+        metadata = dict(talk.call.trailing_metadata())
+        assert metadata["x-authz-reason"] == "not_granted"
+        assert talk.call.details() == "access denied (not_granted)"
+    assert plant.executions("demand-forecast") == before
+    event = plant.events[-1]
+    assert (event["decision"], event["model"]) == ("deny", "demand-forecast")
+    assert event["request_id"] == metadata["x-request-id"]
+
+
+def test_a_later_message_for_another_model_ends_the_stream(plant: Plant) -> None:
+    before = plant.executions("demand-forecast")
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        for _ in range(3):
+            talk.say(message("defect-detection"))
+            assert talk.hear()
+        talk.say(message("demand-forecast"))
+        assert talk.end() is not grpc.StatusCode.OK
+    assert plant.executions("demand-forecast") == before
+    assert plant.events[-1]["decision"] == "deny"
+
+
+@pytest.mark.parametrize("size", [1024, 100 * 1024, 8 * 1024 * 1024])
+def test_a_message_of_any_size_is_judged_by_a_name_at_its_very_end(
+    plant: Plant, size: int
+) -> None:
+    before = plant.executions("demand-forecast")
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection", padding=size))
+        assert talk.hear()
+        talk.close()
+        assert talk.end() is grpc.StatusCode.OK
+        denied = Conversation(channel)
+        denied.say(message("demand-forecast", padding=size))
+        assert denied.end() is grpc.StatusCode.PERMISSION_DENIED
+    assert plant.executions("demand-forecast") == before
+
+
+def test_who_has_no_stream_at_all_is_denied_at_the_beginning(plant: Plant) -> None:
+    with plant.channel(FORECASTER) as channel:
+        talk = Conversation(channel)
+        talk.say(message("demand-forecast"))
+        assert talk.end() is grpc.StatusCode.PERMISSION_DENIED
+    assert plant.events[-1]["scope"] == "server"
+
+
+def test_many_messages_at_once_are_each_judged_and_answered_in_order(
+    plant: Plant,
+) -> None:
+    count = 200
+    seen = len(plant.events)
+    with plant.channel() as channel:
+        call = channel.stream_stream(STREAM)(
+            iter([message("defect-detection")] * count), timeout=20
+        )
+        assert len(list(call)) == count
+    assert len(plant.events) == seen + count + 1
+
+
+def test_a_revocation_ends_a_running_stream_at_its_next_message(plant: Plant) -> None:
+    revoked = plant.folder / "revoked"
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection"))
+        assert talk.hear()
+        before = plant.executions("defect-detection")
+        revoked.write_text("subtree spiffe://factory.example/ns/line1\n")
+        try:
+            time.sleep(1.0)  # what the documentation promises
+            talk.say(message("defect-detection"))
+            assert talk.end() is not grpc.StatusCode.OK
+        finally:
+            revoked.write_text("")
+        assert plant.events[-1]["reason"] == "principal_revoked"
+        assert plant.executions("defect-detection") == before
+    assert eventually(lambda: is_open(plant))
+
+
+def test_a_change_of_policy_ends_a_running_stream_at_its_next_message(
+    plant: Plant,
+) -> None:
+    policy = plant.folder / "access.yaml"
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection"))
+        assert talk.hear()
+        policy.write_text(EXAMPLE.read_text())
+        try:
+            assert eventually(lambda: not is_open(plant))
+            talk.say(message("defect-detection"))
+            assert talk.end() is not grpc.StatusCode.OK
+        finally:
+            policy.write_text(POLICY)
+        assert plant.events[-1]["reason"] == "not_granted"
+    assert eventually(lambda: is_open(plant))
+
+
+def is_open(plant: Plant) -> bool:
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection"))
+        talk.close()
+        return talk.end() is grpc.StatusCode.OK
+
+
+INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
+
+
+def ask_http(
+    plant: Plant, method: str, path: str, who: str = CAMERA, **headers: str
+) -> tuple[int, Any]:
+    svid = plant.identities[who]
+    tls = ssl.create_default_context(cafile=str(plant.bundle))
+    tls.load_cert_chain(svid.certificate, svid.key)
+    line = http.client.HTTPSConnection("localhost", plant.port, context=tls, timeout=10)
+    with contextlib.closing(line):
+        line.request(method, path, headers=headers)
+        answer = line.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def listed(entries: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(entry["name"], entry.get("version", "")) for entry in entries}
+
+
+ALL = {("defect-detection", "1"), ("defect-detection", "2"), ("demand-forecast", "1")}
+SEEN = {("defect-detection", "1")}
+
+
+def test_the_index_shows_a_caller_the_models_it_may_list(plant: Plant) -> None:
+    status, entries = ask_http(plant, "POST", "/v2/repository/index")
+    assert status == 200
+    assert listed(entries) == SEEN
+    assert all(entry["state"] == "READY" for entry in entries)
+    status, entries = ask_http(plant, "POST", "/v2/repository/index", DEPLOYER)
+    assert listed(entries) == ALL
+    status, error = ask_http(plant, "POST", "/v2/repository/index", FORECASTER)
+    assert status == 403
+    assert error == {"error": "access denied (not_granted)"}
+
+
+def test_the_index_over_grpc_shows_the_same(plant: Plant) -> None:
+    import tritonclient.grpc.service_pb2 as pb
+
+    with plant.channel() as channel:
+        answer = channel.unary_unary(INDEX)(b"", timeout=10)
+    models = pb.RepositoryIndexResponse.FromString(answer).models
+    assert {(item.name, item.version) for item in models} == SEEN
+    with plant.channel(DEPLOYER) as channel:
+        answer = channel.unary_unary(INDEX)(b"", timeout=10)
+    models = pb.RepositoryIndexResponse.FromString(answer).models
+    assert {(item.name, item.version) for item in models} == ALL
+
+
+def test_statistics_show_a_caller_its_own_models(plant: Plant) -> None:
+    import tritonclient.grpc.service_pb2 as pb
+
+    status, answer = ask_http(plant, "GET", "/v2/models/stats")
+    assert status == 200
+    assert listed(answer["model_stats"]) == SEEN
+    with plant.channel() as channel:
+        statistics = channel.unary_unary(STATISTICS)
+        for name in ("", "defect-detection"):
+            raw = statistics(len_field(1, name.encode()), timeout=10)
+            found = pb.ModelStatisticsResponse.FromString(raw).model_stats
+            assert {(item.name, item.version) for item in found} == SEEN
+        raw = statistics(len_field(1, b"demand-forecast"), timeout=10)
+        assert raw == b""
+
+
+def test_abandoned_and_idle_streams_leave_the_server_as_it_was(plant: Plant) -> None:
+    descriptors = Path(f"/proc/{plant.server.pid}/fd")
+    assert is_open(plant)
+    before = len(list(descriptors.iterdir()))
+    for _ in range(20):
+        with plant.channel() as channel:
+            talk = Conversation(channel)
+            talk.say(message("defect-detection"))
+            talk.hear()
+            talk.call.cancel()
+    assert eventually(lambda: len(list(descriptors.iterdir())) <= before + 2)
+    assert is_open(plant)
+
+
+def test_a_server_that_is_gone_fails_closed_in_the_middle_of_a_stream() -> None:
+    with running(POLICY) as plant, plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection"))
+        assert talk.hear()
+        before = plant.executions("defect-detection")
+        plant.server.stop()
+        talk.say(message("defect-detection"))
+        assert talk.end() is not grpc.StatusCode.OK
+        assert plant.executions("defect-detection") == before
+
+
+def gate_infer(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with ModelInfer gated like the stream."""
+    changed = copy.deepcopy(configuration)
+    manager = changed["static_resources"]["listeners"][0]["filter_chains"][0]
+    manager = manager["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    stream = routes[0]
+    assert stream["match"] == {"path": STREAM}
+    routes.insert(0, {**copy.deepcopy(stream), "match": {"path": INFER}})
+    return changed
+
+
+def without_check(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration whose gate has no check before it."""
+    changed = copy.deepcopy(configuration)
+    manager = changed["static_resources"]["listeners"][0]["filter_chains"][0]
+    manager = manager["filters"][0]["typed_config"]
+    manager["http_filters"] = manager["http_filters"][1:]
+    for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+        del route["typed_per_filter_config"]["envoy.filters.http.ext_authz"]
+    return changed
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def test_a_unary_call_with_tensors_over_the_checks_buffer_passes_the_gate() -> None:
+    with running(POLICY, gate_infer) as plant, plant.channel() as channel:
+        infer = channel.unary_unary(INFER)
+        before = plant.executions("demand-forecast")
+        for size in (1024, 32 * 1024 * 1024):
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(message("demand-forecast", padding=size), timeout=20)
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert plant.executions("demand-forecast") == before
+
+        held = resident_bytes(plant.server.pid)
+        for size in (1024, 64 * 1024 * 1024):
+            # Triton's own word: it got the message, and missed the input.
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(message("defect-detection", padding=size), timeout=30)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert resident_bytes(plant.server.pid) - held < 32 * 1024 * 1024
+
+
+def test_a_gate_without_a_check_before_it_lets_nothing_through() -> None:
+    with running(POLICY, without_check) as plant, plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection"))
+        assert talk.end() is not grpc.StatusCode.OK
+        assert plant.executions("defect-detection") == 0
+        assert "gate is ended" in plant.server.command.log.read_text()
