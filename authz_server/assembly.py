@@ -12,6 +12,7 @@ from authz_server.clock import system_clock
 from authz_server.config import Config, Identity
 from authz_server.config.identity_contradictions import ENVOY
 from authz_server.facts import Plan
+from authz_server.facts.gated_call import ENCODING
 from authz_server.fetch import web_context
 from authz_server.identity.bundle_files import BundleFiles
 from authz_server.identity.certificate import Leaf
@@ -25,12 +26,16 @@ from authz_server.identity.rules import Rules, UserRules, Xfcc
 from authz_server.identity.sources import IdentitySources, Source
 from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 from authz_server.identity.trust import TrustStore
+from authz_server.operations.foreign_routes import SIGNALS as FOREIGN_SIGNALS
+from authz_server.operations.openai import JSON_MODELS
+from authz_server.operations.s3 import SIGNALS as OBJECT_STORE_SIGNALS
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Observer, Pipeline, PolicySource, Settings
 from authz_server.policy.building import read_wasm, shipped_wasm
 from authz_server.policy.model import AccessPolicy, Group
 from authz_server.policy.store import LoadedPolicy, PolicyStore
 from authz_server.response import prepare
+from authz_server.second_lock import SecondLock
 
 
 def open_policies(
@@ -208,6 +213,16 @@ def _user_gaps(group: Group, config: Config) -> Iterator[str]:
         )
 
 
+def open_second_lock(config: Config) -> SecondLock:
+    """Return what allowed calls to Triton are sent along with, not read yet."""
+    triton = config.triton
+    return SecondLock(
+        Path(triton.access_secret) if triton.access_secret else None,
+        access_header=triton.access_header,
+        principal_header=triton.principal_header,
+    )
+
+
 def identity_rules(identity: Identity) -> Rules:
     """Return what counts as an identity under this configuration."""
     users = identity.users
@@ -242,12 +257,15 @@ def build_pipeline(
     audit: Sink,
     identities: IdentitySources,
     observe: Observer | None = None,
+    second_lock: SecondLock | None = None,
 ) -> Pipeline:
     """Return the pipeline that `config` describes, ready to answer at once.
 
     Args:
         identities: what `open_identities` returned for the same configuration.
         observe: told of every decision.
+        second_lock: what `open_second_lock` returned for the same configuration;
+            without it answers hold no secret, and Triton's lock stays shut.
     """
     prepare()
     rules = identity_rules(config.identity)
@@ -255,8 +273,10 @@ def build_pipeline(
         plan=Plan(
             headers=config.inputs.headers,
             credentials=rules.credentials,
+            signals=(ENCODING, *FOREIGN_SIGNALS, *OBJECT_STORE_SIGNALS),
             jwt_payload=config.identity.users.payload_in_metadata,
             outlines=OUTLINES,
+            json_models=JSON_MODELS,
         ),
         policies=policies,
         identifier=Identifier(rules, identities),
@@ -271,4 +291,5 @@ def build_pipeline(
             ttl_s=config.cache.ttl_s,
         ),
         observe=observe,
+        second_lock=second_lock,
     )

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         identities = open_identities(config)
         identities.reload()
         capture = _Capture()
+        # Without the second lock: an answer that is printed holds no secret.
         pipeline = build_pipeline(config, policies, capture, identities)
         show = _PRINTERS[args.output]
         is_allowed = True

@@ -75,6 +75,7 @@ async def _serve(config: Config) -> None:
         find_gaps,
         open_identities,
         open_policies,
+        open_second_lock,
         proxy_verifier,
     )
     from authz_server.audit import FileSink
@@ -98,6 +99,7 @@ async def _serve(config: Config) -> None:
 
     policies = open_policies(config, warn_of_gaps)
     identities = open_identities(config)
+    second_lock = open_second_lock(config)
     proxies = list(map(SpiffeId.parse_workload, listen.tls.proxies))
     tls = _open_tls(config, identities, proxies)
     audit = FileSink(config.audit.file)
@@ -110,9 +112,10 @@ async def _serve(config: Config) -> None:
                 audit,
                 identities,
                 _observer(config, policies, identities, running),
+                second_lock,
             ),
             health_of=lambda: Health(
-                can_answer=policies.current is not None,
+                can_answer=policies.current is not None and second_lock.error is None,
                 is_current=policies.error is None,
                 is_trusting=identities.error is None
                 and (tls is None or tls.error is None),
@@ -134,7 +137,7 @@ async def _serve(config: Config) -> None:
         )
         # What cannot be loaded is in log and health, and every answer is a denial; the
         # server starts all the same, so that mending the file is enough.
-        for source in (policies, identities, tls):
+        for source in (policies, identities, second_lock, tls):
             if source is not None:
                 await asyncio.to_thread(source.reload)
                 source.start_watching(config.policy.reload_interval_s)

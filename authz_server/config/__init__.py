@@ -13,6 +13,7 @@ from authz_server.config.sections import (
     Listen,
     Policy,
     Tls,
+    Triton,
     Users,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "Listen",
     "Policy",
     "Tls",
+    "Triton",
     "Users",
     "environment_name",
     "load_config",

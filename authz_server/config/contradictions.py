@@ -7,11 +7,22 @@ from typing import Final
 
 from authz_server.address import Address
 from authz_server.config.identity_contradictions import find_identity_contradictions
-from authz_server.config.sections import Config, Identity, Listen, Tls
+from authz_server.config.sections import Config, Identity, Listen, Tls, Triton
 from authz_server.errors import SpiffeIdError
+from authz_server.facts import Plan
 from authz_server.identity.spiffe_id import SpiffeId
 
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+# Headers that carry the request itself. Overwriting one would send another request on
+# than the one that was judged.
+_NOT_OURS_TO_SET: Final = frozenset(
+    {
+        *("host", "content-type", "content-length", "content-encoding"),
+        *("transfer-encoding", "connection", "te", "trailer", "upgrade"),
+        *("grpc-encoding", "inference-header-content-length", "authorization"),
+    }
+)
 
 
 def find_contradictions(config: Config) -> list[str]:
@@ -51,7 +62,23 @@ def find_contradictions(config: Config) -> list[str]:
     ]
     problems += find_identity_contradictions(config.identity, config.inputs.headers)
     problems += _listen_problems(config.listen, config.identity)
+    problems += _triton_problems(config.triton)
     return problems
+
+
+def _triton_problems(triton: Triton) -> Iterator[str]:
+    for name in ("access_header", "principal_header"):
+        header = getattr(triton, name)
+        if not header and name == "principal_header":
+            continue
+        try:
+            Plan(signals=(header,))
+        except ValueError as error:
+            yield f"triton.{name}: {error}"
+        if header in _NOT_OURS_TO_SET:
+            yield f"triton.{name}: {header} already means something; choose another"
+    if triton.principal_header == triton.access_header:
+        yield "triton.principal_header: is access_header too; choose another"
 
 
 def _listen_problems(listen: Listen, identity: Identity) -> Iterator[str]:

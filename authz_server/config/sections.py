@@ -152,6 +152,20 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Triton:
+    """What an allowed call to Triton is sent along with."""
+
+    access_secret: str = ""
+    """File with the secret that Triton's restricted APIs want; empty for none. Watched.
+    While it cannot be read, everything is denied."""
+    access_header: str = "triton-access-token"
+    """Its header, as in ``--http-restricted-api``; gRPC has the same one behind
+    ``triton-grpc-protocol-``."""
+    principal_header: str = ""
+    """Header that tells Triton the caller's SPIFFE ID; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cache:
     """The decision cache."""
 
@@ -198,5 +212,6 @@ class Config:
     cache: Cache = field(default_factory=Cache)
     limits: Limits = field(default_factory=Limits)
     audit: Audit = field(default_factory=Audit)
+    triton: Triton = field(default_factory=Triton)
     log_level: str = "info"
     """debug, info, warning or error."""

@@ -22,7 +22,7 @@ from authz_server.errors import SetupError
 from authz_server.folders import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 MODELS: Final = Path(__file__).parent / "models"
 
@@ -116,8 +116,14 @@ class Triton(Process):
         grpc_port: KServe v2 over gRPC, on 127.0.0.1.
     """
 
-    def __init__(self, folder: Path, models: Path = MODELS) -> None:
-        """Prepare to run in `folder`, which is the caller's to remove."""
+    def __init__(
+        self, folder: Path, models: Path = MODELS, arguments: Sequence[str] = ()
+    ) -> None:
+        """Prepare to run in `folder`, which is the caller's to remove.
+
+        Args:
+            arguments: further ones of Triton's command line.
+        """
         self.http_port, self.grpc_port, metrics_port = free_ports(3)
         self._prefix = f"authz-server-demo-{os.getpid()}-{self.http_port}-"
         layout = read_layout(triton_python())
@@ -147,6 +153,7 @@ class Triton(Process):
                     f"--metrics-port={metrics_port}",
                     "--allow-gpu-metrics=false",
                     "--exit-timeout-secs=3",
+                    *arguments,
                 ],
                 log=folder / "triton.log",
                 env={

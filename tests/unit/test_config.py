@@ -56,6 +56,9 @@ DEFAULTS = {
     "limits.max_message_bytes": 8_388_608,
     "limits.drain_s": 5.0,
     "audit.file": "-",
+    "triton.access_secret": "",
+    "triton.access_header": "triton-access-token",
+    "triton.principal_header": "",
     "log_level": "info",
 }
 
@@ -309,6 +312,19 @@ BAD = {
     "listen.tls: is for TCP": (
         "{policy: {file: p}, listen: {tls: {certificate: c, key: k, client_ca: a, "
         'proxies: ["spiffe://td/a"]}}}'
+    ),
+    "triton.access_header: 'X'": "{policy: {file: p}, triton: {access_header: X}}",
+    "triton.access_header: '' is not": (
+        "{policy: {file: p}, triton: {access_header: ''}}"
+    ),
+    "triton.principal_header: ':path'": (
+        "{policy: {file: p}, triton: {principal_header: ':path'}}"
+    ),
+    "triton.principal_header: host already means": (
+        "{policy: {file: p}, triton: {principal_header: host}}"
+    ),
+    "triton.principal_header: is access_header too": (
+        "{policy: {file: p}, triton: {principal_header: a, access_header: a}}"
     ),
     "listen.tls.proxies: 'x'": (
         '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:1", '

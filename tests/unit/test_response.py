@@ -6,7 +6,7 @@ from envoy_data_plane.envoy.service.auth import v3 as auth
 from parts import REPOSITORY
 
 from authz_server.errors import Reason
-from authz_server.response import allow, deny, prepare
+from authz_server.response import RequestChanges, allow, deny, prepare
 
 
 def denied(reason: Reason, *, is_grpc: bool) -> auth.DeniedHttpResponse:
@@ -21,6 +21,21 @@ def test_allow_sets_a_status_and_changes_nothing_of_the_request() -> None:
     assert response.ok_response == auth.OkHttpResponse()
     assert is_allowed(allow())
     assert allow() != b""
+
+
+def test_allow_can_overwrite_and_remove_headers_of_the_request() -> None:
+    answer = allow(RequestChanges((("x-a", "1"), ("x-b", "2")), ("x-c",)))
+    assert is_allowed(answer)
+    response = auth.CheckResponse.parse(answer).ok_response
+    assert response is not None
+    found = [
+        (option.header.key, option.header.value, option.append_action.name)
+        for option in response.headers
+        if option.header is not None
+    ]
+    overwrites = "OVERWRITE_IF_EXISTS_OR_ADD"
+    assert found == [("x-a", "1", overwrites), ("x-b", "2", overwrites)]
+    assert response.headers_to_remove == ["x-c"]
 
 
 @pytest.mark.parametrize("is_grpc", [False, True])
