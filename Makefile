@@ -119,6 +119,7 @@ manifests: $(READY) ## emit the example policy's manifests again
 bench: $(READY) ## what a check costs, through the real Envoy
 	@$(BIN)/python benchmarks/envoy_overhead.py $(BENCH_ARGS)
 	@$(BIN)/python benchmarks/identity_cost.py
+	@$(BIN)/python benchmarks/stream_gate.py
 
 .PHONY: clean
 clean: ## remove the virtual environment; the cache folder stays

@@ -14,8 +14,8 @@ from authz_server.identity.base64url import decode_base64url
 from authz_server.identity.jwk import digest, parse_jwt_authorities, parse_key_set
 from authz_server.identity.jws import Token, check_signature, parse_token
 from authz_server.identity.jwt_svid import read_jwt_svid
-from authz_server.identity.strict_json import parse_json_object
 from authz_server.identity.user_token import read_user
+from authz_server.strict_json import parse_json_object
 
 AUDIENCE = frozenset({"authz"})
 
