@@ -53,6 +53,14 @@ _ABOUT_IDENTITY: Final = frozenset(
         Reason.CERTIFICATE_UNTRUSTED,
         Reason.CERTIFICATE_REVOKED,
         Reason.PRINCIPAL_REVOKED,
+        Reason.FORWARDED_INVALID,
+        Reason.TOKEN_MALFORMED,
+        Reason.TOKEN_UNTRUSTED,
+        Reason.TOKEN_AUDIENCE,
+        Reason.TOKEN_EXPIRED,
+        Reason.TOKEN_NOT_YET_VALID,
+        Reason.TOKEN_REVOKED,
+        Reason.TOKEN_MISMATCH,
     }
 )
 _ABOUT_US: Final = frozenset(
@@ -61,6 +69,7 @@ _ABOUT_US: Final = frozenset(
         Reason.ACCESS_SECRET_UNAVAILABLE,
         Reason.TRUST_BUNDLE_UNAVAILABLE,
         Reason.REVOCATIONS_UNAVAILABLE,
+        Reason.TOKEN_KEYS_UNAVAILABLE,
         Reason.DEADLINE_EXCEEDED,
         Reason.OVERLOADED,
         Reason.AUDIT_UNAVAILABLE,

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from checks import is_allowed, reason_of
@@ -95,3 +96,25 @@ def test_reason_codes_are_what_the_documentation_lists() -> None:
 
 def test_reason_codes_are_spelt_like_their_names() -> None:
     assert all(reason.value == reason.name.lower() for reason in Reason)
+
+
+STATUSES = {"Who asks": 401, "What is asked": 403, "The server": 503}
+
+
+@pytest.mark.parametrize("section", STATUSES)
+def test_each_sections_reasons_have_its_status(section: str) -> None:
+    text = (REPOSITORY / "docs" / "reasons.md").read_text("utf-8")
+    _, _, rest = text.partition(f"| **{section}** | | |\n")
+    rows, _, _ = rest.partition("| **")
+    codes = [
+        code
+        for row in rows.splitlines()
+        for code in re.findall(r"`([a-z_]+)`", row.split("|")[1])
+    ]
+    assert codes
+    for code in codes:
+        status = denied(Reason(code), is_grpc=False).status
+        assert status is not None
+        # What the server itself lacks is its own trouble, wherever it shows.
+        expected = 503 if code.endswith("_unavailable") else STATUSES[section]
+        assert int(status.code) == expected, code
