@@ -27,7 +27,7 @@ from authz_server.errors import (
     PolicyError,
     Reason,
 )
-from authz_server.facts import Annotations, BodyState, Facts, Plan, extract
+from authz_server.facts import Annotations, Facts, Plan, extract
 from authz_server.identity.identify import Identifier, Identity
 from authz_server.identity.sources import IdentityState
 from authz_server.operations.classify import classify
@@ -242,7 +242,7 @@ class Pipeline:
                 if check.policy.upstreams.is_triton(check.operation.upstream)
                 else NO_CHANGES
             )
-            if facts.is_gated and facts.body.state is BodyState.UNREAD:
+            if facts.is_gated:
                 response = with_gate(response, check.key)
         outcome = _Outcome(
             response,

@@ -315,9 +315,12 @@ def _is_grpc(content_types: list[bytes]) -> bool:
 def _body(request: _Request, plan: Plan, path: bytes) -> Body:
     outline = plan.outlines.get(path)
     json_key = plan.json_models.get(path.partition(b"?")[0])
-    if (outline is None and json_key is None) or _is_gated(request):
+    if outline is None and json_key is None:
         return Body(BodyState.UNREAD)
     raw = request.scalars.get(_HTTP_RAW_BODY, b"")
+    if not raw and _is_gated(request):
+        # The gate gets it.
+        return Body(BodyState.UNREAD)
     # Envoy says so itself when it cut the body; and says how long the body really was,
     # with -1 (a varint of 64 ones) for "unknown".
     is_marked = any(

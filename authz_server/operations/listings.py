@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from authz_server.errors import Reason, RequestError
 from authz_server.facts import Body, BodyState
 from authz_server.operations.actions import Action
-from authz_server.operations.operation import Call, Scope
+from authz_server.operations.operation import Call, Scope, require_complete
 from authz_server.wire import LEN, read_fields
 
 MODEL: Final = 1
@@ -57,18 +57,26 @@ class Listing:
         parts: splits an answer into its parts, each with the entry that it discloses;
             None for what belongs to no model.
         join: puts the parts that stay together again.
+        may_be_narrowed: whether the request may ask for one model. That one's name is
+            judged before Triton tells whether there is such a model.
     """
 
     action: Action
     parts: Callable[[bytes], list[tuple[Entry | None, Any]]]
     join: Callable[[list[Any]], bytes]
+    may_be_narrowed: bool = False
 
     def call(self, body: Body) -> Call:
         """Return what the call does: with no entry seen yet, or with the one in `body`.
 
         Raises:
-            OperationError: if the entry is none that a policy could name.
+            OperationError: if the entry is none that a policy could name, or a request
+                that may ask for one model was not seen whole.
         """
+        if self.may_be_narrowed:
+            require_complete(body)
+            if not body.value(MODEL):
+                return Call(self.action, Scope.SERVER)
         if body.state is not BodyState.COMPLETE:
             return Call(self.action, Scope.SERVER)
         model, version = (
@@ -83,7 +91,10 @@ class Listing:
         Raises:
             ListingError: if it is in no form that is known.
         """
-        return dict.fromkeys(entry for entry, _ in self.parts(answer) if entry)
+        entries = dict.fromkeys(entry for entry, _ in self.parts(answer) if entry)
+        if any(not entry.model for entry in entries):
+            raise ListingError("the answer has a model without a name")
+        return entries
 
     def keep(self, answer: bytes, kept: Collection[Entry]) -> bytes:
         """Return `answer` with no other models than `kept`.
@@ -227,6 +238,6 @@ _BY_CALL: Final[dict[tuple[str, str], Listing]] = {
         Action.MODEL_LIST, _messages, _frame
     ),
     ("POST", _SERVICE + "ModelStatistics"): Listing(
-        Action.STATISTICS, _messages, _frame
+        Action.STATISTICS, _messages, _frame, may_be_narrowed=True
     ),
 }

@@ -249,10 +249,10 @@ def test_the_routes_are_in_the_order_that_gives_each_call_its_own_body_rule(
     ]
     assert found == [
         ({"path": STREAM}, "triton_grpc", True),
-        ({"path": SERVICE + "RepositoryIndex"}, "triton_grpc", True),
-        ({"path": SERVICE + "ModelStatistics"}, "triton_grpc", True),
-        ({"path": "/v2/repository/index"}, "triton_http", True),
-        ({"path": "/v2/models/stats"}, "triton_http", True),
+        ({"path": SERVICE + "RepositoryIndex"}, "triton_grpc", UNSET),
+        ({"path": SERVICE + "ModelStatistics"}, "triton_grpc", UNSET),
+        ({"path": "/v2/repository/index"}, "triton_http", UNSET),
+        ({"path": "/v2/models/stats"}, "triton_http", UNSET),
         ({"prefix": "/inference.GRPCInferenceService/"}, "triton_grpc", UNSET),
         ({"prefix": "/grpc.health.v1.Health/"}, "triton_grpc", UNSET),
         ({"prefix": "/"}, "triton_http", True),

@@ -287,12 +287,29 @@ def test_statistics_show_a_caller_its_own_models(plant: Plant) -> None:
     assert listed(answer["model_stats"]) == SEEN
     with plant.channel() as channel:
         statistics = channel.unary_unary(STATISTICS)
-        for name in ("", "defect-detection"):
-            raw = statistics(len_field(1, name.encode()), timeout=10)
+        named = len_field(1, b"defect-detection") + len_field(2, b"1")
+        for message in (b"", named):
+            raw = statistics(message, timeout=10)
             found = pb.ModelStatisticsResponse.FromString(raw).model_stats
             assert {(item.name, item.version) for item in found} == SEEN
-        raw = statistics(len_field(1, b"demand-forecast"), timeout=10)
-        assert raw == b""
+
+
+def test_statistics_tell_nobody_which_other_models_there_are(plant: Plant) -> None:
+    denials = set()
+    with plant.channel() as channel:
+        statistics = channel.unary_unary(STATISTICS)
+        for name, version in (
+            ("demand-forecast", ""),
+            ("demand-forecast", "9"),
+            ("no-such-model", ""),
+        ):
+            message = len_field(1, name.encode()) + len_field(2, version.encode())
+            with pytest.raises(grpc.RpcError) as caught:
+                statistics(message, timeout=10)
+            denials.add((caught.value.code(), caught.value.details()))
+    assert denials == {
+        (grpc.StatusCode.PERMISSION_DENIED, "access denied (not_granted)")
+    }
 
 
 def test_abandoned_and_idle_streams_leave_the_server_as_it_was(plant: Plant) -> None:

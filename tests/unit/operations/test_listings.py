@@ -132,6 +132,16 @@ def test_a_listing_begins_without_a_model_and_is_then_judged_for_each() -> None:
             found.call(odd.body)
 
 
+def test_a_listing_that_may_be_narrowed_is_judged_by_the_name_it_asks_for() -> None:
+    found = listing("POST", SERVICE + "ModelStatistics")
+    assert found.call(A.body) == Call(Action.STATISTICS, Scope.MODEL, "a", "1")
+    for everything in (Body(BodyState.COMPLETE), Entry("").body):
+        assert found.call(everything) == Call(Action.STATISTICS, Scope.SERVER)
+    for state in set(BodyState) - {BodyState.COMPLETE}:
+        with pytest.raises(OperationError):
+            found.call(Body(state))
+
+
 def index(value: object) -> bytes:
     return json.dumps(value).encode()
 
@@ -166,6 +176,11 @@ UNREADABLE = {
         "POST",
         SERVICE + "RepositoryIndex",
         frame(len_field(1, b"\x08\x01")),
+    ),
+    "name is empty": (
+        "POST",
+        SERVICE + "ModelStatistics",
+        grpc(A, Entry("")),
     ),
     "a sample that cannot be read": ("GET", "/metrics", b"x{model=secret} 1\n"),
 }

@@ -136,7 +136,7 @@ def test_a_path_that_fastapi_would_decode_is_refused(path: str) -> None:
         ({"raw_body": b'{"prompt":"x"}'}, Reason.BODY_MALFORMED),
         ({"raw_body": '{"model":"a"}'.encode("utf-16")}, Reason.BODY_MALFORMED),
         (
-            {"extensions": {"upstream": "chat", "gate": "ext_proc"}},
+            {"raw_body": b"", "extensions": {"upstream": "chat", "gate": "ext_proc"}},
             Reason.BODY_MISSING,
         ),
     ],
