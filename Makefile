@@ -107,6 +107,12 @@ fuzz: $(READY) ## fuzz every parser for FUZZ_S seconds; not part of the tests
 	  $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_S) -print_final_stats=1; \
 	done
 
+CASES ?= 20000
+
+.PHONY: differential
+differential: $(READY) $(TRITON)/.ready ## compare CASES generated calls with what Triton does; not part of the tests
+	@$(BIN)/python tests/differential/run.py --cases $(CASES) $(DIFFERENTIAL_ARGS)
+
 .PHONY: policy
 policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again
 	@$(BIN)/authz-server policy build -o authz_server/policy/rego/bundle.tar.gz

@@ -251,6 +251,18 @@ def identity_rules(identity: Identity) -> Rules:
     )
 
 
+def extraction_plan(config: Config) -> Plan:
+    """Return what of a request `config` makes a decision depend on."""
+    return Plan(
+        headers=config.inputs.headers,
+        credentials=identity_rules(config.identity).credentials,
+        signals=(ENCODING, *FOREIGN_SIGNALS, *OBJECT_STORE_SIGNALS),
+        jwt_payload=config.identity.users.payload_in_metadata,
+        outlines=OUTLINES,
+        json_models=JSON_MODELS,
+    )
+
+
 def build_pipeline(
     config: Config,
     policies: PolicySource,
@@ -268,18 +280,10 @@ def build_pipeline(
             without it answers hold no secret, and Triton's lock stays shut.
     """
     prepare()
-    rules = identity_rules(config.identity)
     return Pipeline(
-        plan=Plan(
-            headers=config.inputs.headers,
-            credentials=rules.credentials,
-            signals=(ENCODING, *FOREIGN_SIGNALS, *OBJECT_STORE_SIGNALS),
-            jwt_payload=config.identity.users.payload_in_metadata,
-            outlines=OUTLINES,
-            json_models=JSON_MODELS,
-        ),
+        plan=extraction_plan(config),
         policies=policies,
-        identifier=Identifier(rules, identities),
+        identifier=Identifier(identity_rules(config.identity), identities),
         cache=DecisionCache(
             max_entries=config.cache.max_entries, max_bytes=config.cache.max_bytes
         ),
