@@ -28,6 +28,9 @@ from authz_server.operations.actions import Action
 
 def http_acts(path: bytes, answer: Answer, marks: Marks, twin: Twin) -> Iterator[Act]:
     """Yield what `answer` says."""
+    if answer.grpc_status != -1:
+        # Envoy's own, which refused what calls itself gRPC.
+        return
     route = path.partition(b"?")[0]
     found = list(_objects(answer.body))
     if answer.status == 200 and not answer.body:
