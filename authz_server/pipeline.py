@@ -381,6 +381,7 @@ def _record_of(check: Check, reason: Reason, *, role: str, allowed: bool) -> byt
             "scope": operation.call.scope if operation else "",
             "model": operation.call.model if operation else "",
             "version": operation.call.version if operation else "",
+            "adapter": operation.call.adapter if operation else "",
             "upstream": operation.upstream if operation else "",
             "dataset": operation.dataset if operation else "",
             "also": _also_of(operation),

@@ -100,7 +100,7 @@ def _requests(lines: TextIO, source: str) -> Iterator[bytes]:
                 ) from error
 
 
-_OPERATION = ("action", "scope", "model", "version", "upstream")
+_OPERATION = ("action", "scope", "model", "version", "adapter", "upstream")
 _EXPLANATION = ("decision", "reason", "role", "principal", "verified")
 
 
@@ -131,6 +131,8 @@ def _print_table(answer: dict[str, Any]) -> None:
     target = operation["model"] or operation["scope"]
     if operation["version"]:
         target += "@" + operation["version"]
+    if operation["adapter"]:
+        target += "+" + operation["adapter"]
     print(
         f"{answer['decision']:<6} {answer['reason']:<22} {operation['action']:<20} "
         f"{target:<28} {answer['principal']}"

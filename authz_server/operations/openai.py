@@ -13,7 +13,7 @@ from typing import Final
 from authz_server.errors import Reason
 from authz_server.facts import Body
 from authz_server.facts.json_body import VALUE
-from authz_server.operations.actions import Action, is_model_name
+from authz_server.operations.actions import Action
 from authz_server.operations.operation import (
     Call,
     OperationError,
@@ -47,9 +47,6 @@ _DOCUMENTATION: Final = frozenset(
 def classify_openai(method: str, path: str, body: Body, separator: str) -> Call:
     """Return what ``method path`` makes the frontend do.
 
-    An adapter (LoRA) that is named behind the model is checked for its form alone: the
-    call is one on the model.
-
     Args:
         method: as sent; methods are case-sensitive (RFC 9110 §9.1).
         path: a path that `parse_path` accepted.
@@ -66,13 +63,15 @@ def classify_openai(method: str, path: str, body: Body, separator: str) -> Call:
     if path in _DOCUMENTATION:
         raise OperationError("FastAPI's documentation pages are not served")
     if method == "POST" and path in _INFERENCE:
-        return Call(Action.INFERENCE, Scope.MODEL, _model_in(body, separator))
+        require_complete(body)
+        name = body.value(VALUE).decode("utf-8")
+        return _call(Action.INFERENCE, name, separator)
     match = _MODEL.fullmatch(path)
     if match is None:
         raise OperationError("not a route of the OpenAI-compatible frontend")
     verb, name = match["verb"], match["model"]
     if verb is None and method == "GET":
-        return Call(Action.METADATA, Scope.MODEL, _base_model(name, separator))
+        return _call(Action.METADATA, name, separator)
     if verb is not None and method == "POST":
         # Neither takes anything from the caller but the name; and the name is the
         # model's alone: the frontend looks for no adapter here.
@@ -80,26 +79,18 @@ def classify_openai(method: str, path: str, body: Body, separator: str) -> Call:
     raise OperationError("not a method of this route")
 
 
-def _model_in(body: Body, separator: str) -> str:
-    require_complete(body)
-    return _base_model(body.value(VALUE).decode("utf-8"), separator)
-
-
-def _base_model(name: str, separator: str) -> str:
-    """Return the model in ``model`` or ``model SEPARATOR adapter``.
+def _call(action: Action, name: str, separator: str) -> Call:
+    """Return `action` on the model in ``model`` or ``model SEPARATOR adapter``.
 
     The frontend splits what has exactly two parts, and takes anything else for a
     model's name; which no name is that has the separator in it.
 
     Raises:
-        OperationError: if what stands for the adapter is not acceptable.
+        OperationError: if what stands for the model or the adapter is not acceptable.
     """
-    parts = name.split(separator) if separator else [name]
-    if len(parts) != 2:  # noqa: PLR2004 - model and adapter
-        return name
-    model, adapter = parts
-    if not is_model_name(adapter):
+    model, found, adapter = name.partition(separator) if separator else (name, "", "")
+    if found and (not adapter or separator in adapter):
         raise OperationError(
-            "not an acceptable adapter name", Reason.MODEL_NAME_INVALID
+            "not exactly a model and an adapter", Reason.MODEL_NAME_INVALID
         )
-    return model
+    return Call(action, Scope.MODEL, model, adapter=adapter)

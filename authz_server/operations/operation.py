@@ -57,15 +57,17 @@ class Call:
     Attributes:
         model: name of the model; empty unless `scope` is MODEL.
         version: its version; empty for the latest ready one.
+        adapter: what the model is asked to run with (LoRA); empty for itself alone.
 
     Raises:
-        OperationError: if model or version is not one that may be named.
+        OperationError: if model, version or adapter is not one that may be named.
     """
 
     action: Action
     scope: Scope
     model: str = ""
     version: str = ""
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         if self.scope is Scope.MODEL and not is_model_name(self.model):
@@ -75,6 +77,10 @@ class Call:
         if self.version and not is_version(self.version):
             raise OperationError(
                 "not an acceptable model version", Reason.MODEL_VERSION_INVALID
+            )
+        if self.adapter and not is_model_name(self.adapter):
+            raise OperationError(
+                "not an acceptable adapter name", Reason.MODEL_NAME_INVALID
             )
 
 

@@ -212,18 +212,18 @@ def _add_models(
 ) -> None:
     if action in SERVER_ACTIONS | GATED_ACTIONS:
         permitted["server"] = role
-    versions: _Json = (
-        {"only": dict.fromkeys(permission.versions, role)}
-        if permission.versions
-        else {"any": role}
-    )
+    limits: _Json = {"any": role}
+    if permission.versions:
+        limits = {"only": dict.fromkeys(permission.versions, role)}
+    elif permission.adapters:
+        limits = {"adapters": dict.fromkeys(permission.adapters, role)}
     for model in permission.models:
         if model == ANY_MODEL:
-            permitted["all"] = versions
+            permitted["all"] = limits
         elif model.endswith("*"):
-            permitted.setdefault("prefix", {})[model.removesuffix("*")] = versions
+            permitted.setdefault("prefix", {})[model.removesuffix("*")] = limits
         else:
-            permitted.setdefault("exact", {})[model] = versions
+            permitted.setdefault("exact", {})[model] = limits
 
 
 def _merge(into: _Json, other: _Json) -> None:

@@ -22,7 +22,7 @@ from authz_server.policy.nodes import (
     compose,
     suggest,
 )
-from authz_server.policy.roles import RoleReader
+from authz_server.policy.roles import SERVER_ACTIONS, RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
 
 if TYPE_CHECKING:
@@ -224,7 +224,11 @@ def _gives_something(role: Role, upstream: Upstream) -> bool:
             and (not permission.versions or Action.HEALTH in permission.actions)
             for permission in role.permissions
         )
+    # And none of Triton's own names an adapter.
     return any(
         not DATASET_ACTIONS.issuperset(permission.actions)
+        and (
+            not permission.adapters or not SERVER_ACTIONS.isdisjoint(permission.actions)
+        )
         for permission in role.permissions
     )

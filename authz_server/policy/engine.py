@@ -51,7 +51,8 @@ _WARM_UP: Final = json.dumps(
         },
         "user": None,
         "operation": dict.fromkeys(
-            ("action", "scope", "model", "version", "upstream", "dataset"), ""
+            ("action", "scope", "model", "version", "adapter", "upstream", "dataset"),
+            "",
         ),
         "http": {"method": "GET", "path": "/", "host": "", "headers": {}},
     }

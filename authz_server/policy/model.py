@@ -82,11 +82,14 @@ class Permission:
     Attributes:
         models: names, prefixes that end in ``*``, or ``*`` for every model.
         versions: version numbers; empty means every version, also the unnamed latest.
+        adapters: names; empty means every adapter, and the model without one. A
+            permission with versions has none.
     """
 
     actions: tuple[Action, ...]
     models: tuple[str, ...]
     versions: tuple[str, ...]
+    adapters: tuple[str, ...]
     datasets: tuple[str, ...]
 
 

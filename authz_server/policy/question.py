@@ -38,6 +38,7 @@ def build_question(identity: Identity, operation: Operation, facts: Facts) -> by
                 "scope": call.scope,
                 "model": call.model,
                 "version": call.version,
+                "adapter": call.adapter,
                 "upstream": operation.upstream,
                 "dataset": operation.dataset,
             },

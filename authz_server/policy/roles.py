@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 ANY_MODEL: Final = "*"
 
+_LIMITS: Final = ("versions", "adapters")
+"""Keys that narrow a permission on models."""
+
 SERVER_ACTIONS: Final = frozenset({Action.HEALTH, Action.METADATA})
 """Actions that the server also answers for itself, so `models` may be left out."""
 
@@ -63,7 +66,7 @@ class RoleReader:
     def _permission(self, node: Node, what: str) -> Permission:
         what = f"a permission of {what}"
         fields = self._problems.fields(
-            node, what, ("actions",), ("models", "versions", "datasets")
+            node, what, ("actions",), ("models", *_LIMITS, "datasets")
         )
         actions = self._actions(fields.get("actions"), what)
         model_actions = set(actions) - DATASET_ACTIONS
@@ -82,23 +85,33 @@ class RoleReader:
                 self._problems.add(
                     node, f"{what} gives {shown} on no {noun}", f"add '{key}:'"
                 )
-        if "versions" in fields and "models" not in fields:
+        limits = [key for key in _LIMITS if key in fields]
+        if limits and "models" not in fields:
             self._problems.add(
-                fields["versions"], f"{what} has versions of no model", "add 'models:'"
+                fields[limits[0]],
+                f"{what} has {limits[0]} of no model",
+                "add 'models:'",
+            )
+        if len(limits) > 1:
+            self._problems.add(
+                fields["adapters"],
+                f"{what} has versions and adapters, and no call names both",
+                "make two permissions of it",
             )
         models = self._models(fields.get("models"), what)
-        if "models" in fields and (ANY_MODEL not in models or "versions" in fields):
+        if "models" in fields and (ANY_MODEL not in models or limits):
             for action in sorted(EVERY_MODEL_ACTIONS & model_actions):
                 self._problems.add(
                     fields["models"],
                     f"{action} concerns every model in every version",
                     f'give it in a permission with models: ["{ANY_MODEL}"] and '
-                    "no versions",
+                    "no versions or adapters",
                 )
         return Permission(
             actions=actions,
             models=models,
             versions=self._versions(fields.get("versions"), what),
+            adapters=self._adapters(fields.get("adapters"), what),
             datasets=self._dataset_names(fields.get("datasets"), what),
         )
 
@@ -139,6 +152,17 @@ class RoleReader:
                     'write a whole number above 0 in quotes, e.g. "1"',
                 )
         return tuple(version.text for version in versions)
+
+    def _adapters(self, node: Node | None, what: str) -> tuple[str, ...]:
+        adapters = self._problems.strings(node, f"adapters of {what}")
+        for adapter in adapters:
+            if not is_model_name(adapter.text):
+                self._problems.add(
+                    adapter,
+                    f"{adapter.text!r} is not an adapter's name",
+                    "write a name as of a model, without the upstream's separator",
+                )
+        return tuple(adapter.text for adapter in adapters)
 
     def _dataset_names(self, node: Node | None, what: str) -> tuple[str, ...]:
         names = self._problems.strings(node, f"datasets of {what}")

@@ -57,6 +57,7 @@ def question(workload: str = "w", **operation: str) -> bytes:
                 "scope": "model",
                 "model": "m",
                 "version": "",
+                "adapter": "",
                 "upstream": "t",
                 "dataset": "",
                 **operation,

@@ -143,6 +143,7 @@ def test_an_allowed_call_is_allowed_and_recorded(loaded: LoadedPolicy) -> None:
         "scope": "model",
         "model": "defect-detection",
         "version": "1",
+        "adapter": "",
         "upstream": "triton",
         "dataset": "",
         "also": "",

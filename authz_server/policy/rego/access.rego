@@ -90,26 +90,31 @@ _matching(permissions, operation) := matching if {
 	operation.scope == "model"
 	operation.model != ""
 	matching := {role |
-		some versions in _versions(permissions, operation.model)
-		some role in _version_roles(versions, operation.version)
+		some limits in _limits(permissions, operation.model)
+		some role in _limited_roles(limits, operation)
 	}
 }
 
-_versions(permissions, model) := array.concat(
+_limits(permissions, model) := array.concat(
 	array.concat(
-		[versions | versions := permissions.all],
-		[versions | versions := permissions.exact[model]],
+		[limits | limits := permissions.all],
+		[limits | limits := permissions.exact[model]],
 	),
-	[versions |
+	[limits |
 		some length in permissions.prefix_lengths
 		count(model) >= length
-		versions := permissions.prefix[substring(model, 0, length)]
+		limits := permissions.prefix[substring(model, 0, length)]
 	],
 )
 
-# An empty version is the latest, which can be any. `versions.only` has no empty key, so
-# a permission limited to versions does not cover it.
-_version_roles(versions, version) := {role | role := versions.any} | {role | role := versions.only[version]}
+# An empty version is the latest, which can be any. `limits.only` has no empty key, so
+# a permission limited to versions does not cover it; nor does one limited to adapters
+# cover the model without any.
+_limited_roles(limits, operation) := union({
+	{role | role := limits.any},
+	{role | role := limits.only[operation.version]},
+	{role | role := limits.adapters[operation.adapter]},
+})
 
 _literals(shape) := concat("/", [segment |
 	some position in shape.literals

@@ -24,7 +24,7 @@ _index := {
 	"grants": {
 		"exact": {"triton": {
 			"inference": {
-				"exact": {"m": {"any": "exact-role"}, "v": {"only": {"1": "one", "2": "two"}}},
+				"exact": {"m": {"any": "exact-role"}, "v": {"only": {"1": "one", "2": "two"}}, "a": {"adapters": {"sql": "adapted"}}},
 				"prefix": {"pre-": {"any": "prefix-role"}, "pre-x": {"only": {"7": "a-seven"}}},
 				"prefix_lengths": [4, 5],
 			},
@@ -44,7 +44,7 @@ _caller(path) := {"id": concat("/", array.concat(["spiffe://a.example"], path)),
 
 _one := _caller(["ns", "x", "sa", "one"])
 
-_op(action, scope, model, version) := {"action": action, "scope": scope, "model": model, "version": version, "upstream": "triton", "dataset": ""}
+_op(action, scope, model, version) := {"action": action, "scope": scope, "model": model, "version": version, "adapter": "", "upstream": "triton", "dataset": ""}
 
 _infer(model, version) := _op("inference", "model", model, version)
 
@@ -127,6 +127,14 @@ test_a_permission_on_versions_covers_these_alone if {
 	_roles(_one, _infer("v", "")) == set()
 }
 
+test_a_permission_on_adapters_covers_these_alone if {
+	_roles(_one, object.union(_infer("a", ""), {"adapter": "sql"})) == {"adapted"}
+	_roles(_one, object.union(_infer("a", ""), {"adapter": "law"})) == set()
+	_roles(_one, _infer("a", "")) == set()
+	_roles(_one, object.union(_infer("m", ""), {"adapter": "sql"})) == {"exact-role"}
+	_roles(_one, object.union(_infer("v", ""), {"adapter": "1"})) == set()
+}
+
 test_a_model_is_matched_by_prefix if {
 	_roles(_one, _infer("pre-", "")) == {"prefix-role"}
 	_roles(_one, _infer("pre-x", "7")) == {"prefix-role", "a-seven"}
@@ -163,7 +171,7 @@ test_another_upstream_or_action_matches_nothing if {
 }
 
 test_a_dataset_is_matched_by_name if {
-	operation := {"action": "dataset-read", "scope": "dataset", "model": "", "version": "", "upstream": "data", "dataset": "images"}
+	operation := {"action": "dataset-read", "scope": "dataset", "model": "", "version": "", "adapter": "", "upstream": "data", "dataset": "images"}
 	facts := {"principal": _caller(["u"]), "user": _user({"groups": "ml"}), "operation": operation}
 	reads := access.roles with data.access as _index with input as facts
 	reads == {"reader"}

@@ -12,7 +12,7 @@ test_allows_what_a_role_gives if {
 		with input as {
 			"principal": {"id": "spiffe://a.example/w", "trust_domain": "a.example", "path": ["w"]},
 			"user": null,
-			"operation": {"action": "inference", "scope": "model", "model": "m", "version": "", "upstream": "triton", "dataset": ""},
+			"operation": {"action": "inference", "scope": "model", "model": "m", "version": "", "adapter": "", "upstream": "triton", "dataset": ""},
 		}
 }
 

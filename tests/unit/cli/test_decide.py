@@ -37,6 +37,7 @@ def test_each_request_gets_decision_reason_operation_and_response(
         "scope": "model",
         "model": "defect-detection",
         "version": "1",
+        "adapter": "",
         "upstream": "triton",
     }
     assert "okResponse" in allowed["response"]

@@ -44,7 +44,7 @@ def make_group(
 
 
 def make_role(name: str, *actions: Action) -> Role:
-    return Role(name, (Permission(actions, ("*",), (), ()),))
+    return Role(name, (Permission(actions, ("*",), (), (), ()),))
 
 
 @pytest.fixture

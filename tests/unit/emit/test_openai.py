@@ -28,7 +28,7 @@ CHAT = Upstream(
 
 @pytest.fixture
 def with_chat(policy: AccessPolicy) -> AccessPolicy:
-    metrics = Role("scraper", (Permission((Action.METRICS,), ("*",), (), ()),))
+    metrics = Role("scraper", (Permission((Action.METRICS,), ("*",), (), (), ()),))
     return replace(
         policy,
         upstreams={**policy.upstreams, "chat": CHAT},

@@ -9,7 +9,7 @@ from authz_server.facts import Facts, Plan, extract
 from authz_server.operations.actions import OPENAI_ACTIONS, Action
 from authz_server.operations.classify import classify
 from authz_server.operations.openai import JSON_MODELS
-from authz_server.operations.operation import Operation, OperationError, Scope
+from authz_server.operations.operation import Call, Operation, OperationError, Scope
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.operations.upstreams import UpstreamIndex
 
@@ -157,19 +157,21 @@ def test_a_model_that_no_policy_could_name_is_refused(name: str) -> None:
     assert refusal(ask("POST", "/v1/completions", body)) is Reason.MODEL_NAME_INVALID
 
 
-def completion(name: str, upstream: str = "chat") -> str:
+def completion(name: str, upstream: str = "chat") -> Call:
     body = f'{{"model":"{name}"}}'.encode()
-    return operation_of(
-        ask("POST", "/v1/completions", body, upstream=upstream)
-    ).call.model
+    return operation_of(ask("POST", "/v1/completions", body, upstream=upstream)).call
 
 
-def test_a_call_with_an_adapter_is_one_on_the_model() -> None:
-    assert completion("llama:sql") == "llama"
-    assert operation_of(ask("GET", "/v1/models/llama:sql")).call.model == "llama"
+def test_a_call_with_an_adapter_is_one_on_the_model_with_it() -> None:
+    adapted = Call(Action.INFERENCE, Scope.MODEL, "llama", adapter="sql")
+    assert completion("llama:sql") == adapted
+    described = Call(Action.METADATA, Scope.MODEL, "llama", adapter="sql")
+    assert operation_of(ask("GET", "/v1/models/llama:sql")).call == described
 
 
-@pytest.mark.parametrize("name", ["llama:", ":sql", ":", "llama:s:l", "llama:s/l"])
+@pytest.mark.parametrize(
+    "name", ["llama:", ":sql", ":", "llama:s:l", "llama:s/l", "llama:sql:", "llama::l"]
+)
 def test_what_is_not_exactly_a_model_and_an_adapter_is_refused(name: str) -> None:
     with pytest.raises(OperationError) as caught:
         completion(name)
@@ -177,7 +179,7 @@ def test_what_is_not_exactly_a_model_and_an_adapter_is_refused(name: str) -> Non
 
 
 def test_without_a_separator_there_are_no_adapters() -> None:
-    assert completion("llama", "plain") == "llama"
+    assert completion("llama", "plain") == Call(Action.INFERENCE, Scope.MODEL, "llama")
     with pytest.raises(OperationError):
         completion("llama:sql", "plain")
 

@@ -17,12 +17,13 @@ from authz_server.policy.document import PolicyDocumentError, parse_policy
 from authz_server.policy.engine import Engine
 from authz_server.policy.model import AccessPolicy, Permission, UpstreamKind
 
-POLICIES = 30
-QUESTIONS = 40
+POLICIES = 40
+QUESTIONS = 80
 
 SEGMENTS = ("ns", "a", "b", "sa")
 DOMAINS = ("one.example", "two.example")
 MODELS = ("m", "mm", "m-1", "k", "k.2")
+ADAPTERS = ("sql", "law")
 ISSUERS = ("https://i.example", "https://j.example")
 MODEL_ACTIONS = ("inference", "health", "metadata", "model-repository")
 EVERY_MODEL = ("model-list", "metrics")
@@ -55,6 +56,10 @@ def make_permission(rng: random.Random) -> dict[str, Any]:
     }
     if rng.random() < 0.5:
         permission["versions"] = some(rng, ("1", "2", "10"), 2)
+    elif rng.random() < 0.4:
+        # With health it gives something on every upstream.
+        permission["actions"] = sorted({*permission["actions"], "health"})
+        permission["adapters"] = some(rng, ADAPTERS, 1)
     return permission
 
 
@@ -144,6 +149,7 @@ def make_question(rng: random.Random) -> dict[str, Any]:
             "scope": scope,
             "model": rng.choice(MODELS) if scope == "model" else "",
             "version": rng.choice(("", "1", "2", "10", "100")),
+            "adapter": rng.choice(("", "", *ADAPTERS)),
             "upstream": rng.choice(("s1", "s2", "t1")
                                    if scope == "dataset" else ("t1", "t2", "s1")),
             "dataset": rng.choice(("d", "e")) if scope == "dataset" else "",
@@ -196,9 +202,12 @@ def gives(permission: Permission, kind: UpstreamKind, asked: dict[str, Any]) -> 
     if asked["scope"] == "dataset":
         return asked["dataset"] in permission.datasets
     if asked["scope"] == "every-model":
-        return "*" in permission.models and not permission.versions
-    return any(names_model(model, asked["model"]) for model in permission.models) and (
-        not permission.versions or asked["version"] in permission.versions
+        limits = permission.versions or permission.adapters
+        return "*" in permission.models and not limits
+    return (
+        any(names_model(model, asked["model"]) for model in permission.models)
+        and (not permission.versions or asked["version"] in permission.versions)
+        and (not permission.adapters or asked["adapter"] in permission.adapters)
     )
 
 

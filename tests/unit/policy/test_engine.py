@@ -37,6 +37,7 @@ def question(
                 "scope": "model",
                 "model": model,
                 "version": "1",
+                "adapter": "",
                 "upstream": "triton",
                 "dataset": "",
             },

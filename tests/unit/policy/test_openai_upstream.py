@@ -1,5 +1,6 @@
 """Upstreams of kind `openai` in the access policy, from the file to the decision."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,9 +33,11 @@ spec:
   groups: {cameras: {spiffe: ["spiffe://factory.example/ns/line1/sa/camera"]}}
   roles:
     talker: [{actions: [inference, metadata, health], models: [llama]}]
+    analyst: [{actions: [inference], models: [qwen], adapters: [sql]}]
     reader: [{actions: [dataset-read], datasets: [images]}]
   grants:
     - {role: talker, to: [cameras], on: [chat]}
+    - {role: analyst, to: [cameras], on: [chat]}
     - {role: reader, to: [cameras], on: [data]}
 """
 
@@ -136,8 +139,48 @@ def test_a_role_that_gives_something_there_is_fine(permission: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("permission", "message"),
+    [
+        ("{actions: [metadata], adapters: [sql]}", "has adapters of no model"),
+        (
+            '{actions: [inference], models: [llama], adapters: [sql], versions: ["1"]}',
+            "no call names both",
+        ),
+        (
+            "{actions: [inference], models: [llama], adapters: [a/b]}",
+            "not an adapter's name",
+        ),
+        (
+            '{actions: [logging], models: ["*"], adapters: [sql]}',
+            "concerns every model",
+        ),
+    ],
+)
+def test_adapters_where_they_mean_nothing_are_refused(
+    permission: str, message: str
+) -> None:
+    before = "{actions: [inference, metadata, health], models: [llama]}"
+    assert message in problem(POLICY.replace(before, permission))
+
+
+def test_adapters_give_nothing_on_a_triton_upstream() -> None:
+    text = POLICY.replace(
+        "role: analyst, to: [cameras], on: [chat]",
+        "role: analyst, to: [cameras], on: [triton]",
+    )
+    assert "role 'analyst' gives nothing on upstream 'triton'" in problem(text)
+
+
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+def sink() -> MemorySink:
+    return MemorySink()
+
+
+@pytest.fixture(scope="module")
+def pipeline(
+    tmp_path_factory: pytest.TempPathFactory, sink: MemorySink
+) -> Iterator[Pipeline]:
     folder = tmp_path_factory.mktemp("p")
     file, secret = folder / "access.yaml", folder / "secret"
     file.write_text(POLICY)
@@ -147,7 +190,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     config = example_config(policy=Policy(file=str(file)))
     with loaded_policies(config) as policies:
         yield build_pipeline(
-            config, policies, MemorySink(), IdentitySources(), second_lock=lock
+            config, policies, sink, IdentitySources(), second_lock=lock
         )
 
 
@@ -162,6 +205,22 @@ def test_a_granted_model_may_be_used_with_and_without_an_adapter(
     pipeline: Pipeline, name: str
 ) -> None:
     assert is_allowed(pipeline.check(ask(f'{{"model":"{name}"}}'.encode())))
+
+
+def test_a_grant_with_adapters_covers_these_alone(
+    pipeline: Pipeline, sink: MemorySink
+) -> None:
+    for name, expected in (
+        ("qwen:sql", True),
+        ("qwen", False),
+        ("qwen:law", False),
+        ("mistral:sql", False),
+    ):
+        answer = pipeline.check(ask(f'{{"model":"{name}"}}'.encode()))
+        assert is_allowed(answer) is expected
+        event = json.loads(sink.events[-1])
+        named = event["model"], event["adapter"]
+        assert named == (name.partition(":")[0], name.partition(":")[2])
 
 
 @pytest.mark.parametrize(

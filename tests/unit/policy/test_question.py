@@ -35,6 +35,7 @@ def test_a_policy_may_ask_about_these_things_and_no_others() -> None:
             "scope": "model",
             "model": "m",
             "version": "1",
+            "adapter": "",
             "upstream": "triton",
             "dataset": "",
         },

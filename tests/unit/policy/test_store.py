@@ -47,6 +47,7 @@ def question(model: str) -> bytes:
                 "scope": "model",
                 "model": model,
                 "version": "",
+                "adapter": "",
                 "upstream": "triton",
                 "dataset": "",
             },
