@@ -22,9 +22,10 @@ COMMANDS = (
     "decide",
     "policy",
     "emit",
+    "triton-flags",
     "demo",
 )
-"""Module names under `authz_server.cli`, in the order that ``--help`` lists them."""
+"""In the order that ``--help`` lists them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"authz_server.cli.{name}").add_parser(subparsers)
+        module = f"authz_server.cli.{name.replace('-', '_')}"
+        importlib.import_module(module).add_parser(subparsers)
     return parser
 
 

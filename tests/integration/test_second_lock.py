@@ -19,16 +19,17 @@ from parts import FACTORY_CA, camera_connection, eventually, serve_process
 from parts import write_edge_files as write_files
 from tritonclient.grpc import service_pb2
 
+from authz_server.config import Triton as TritonSettings
 from authz_server.demo.envoy import Envoy, Places, read_configuration, render
 from authz_server.demo.process import free_ports
 from authz_server.demo.triton import Triton
+from authz_server.emit.triton_flags import triton_flags
 
 pytestmark = [pytest.mark.envoy, pytest.mark.triton]
 
 HEADER = "triton-access-token"
 METADATA = "triton-grpc-protocol-triton-access-token"
 PRINCIPAL = "x-authz-principal"
-LOCKED = "inference,metadata,model-config,model-repository,statistics"
 
 POLICY = """
 apiVersion: authz.edge/v1
@@ -139,8 +140,8 @@ def locked_triton(folder: Path, secret: str) -> Iterator[Triton]:
     (version / "model.py").write_text(MODEL)
     (models / "mirror" / "config.pbtxt").write_text(CONFIG)
     arguments = [
-        f"--http-restricted-api={LOCKED}:{HEADER}={secret}",
-        f"--grpc-restricted-protocol={LOCKED}:{HEADER}={secret}",
+        # The ones that this server prints for its own configuration.
+        *triton_flags(TritonSettings(access_secret="secret"), secret),
         f"--http-header-forward-pattern={PRINCIPAL}|{HEADER}|{METADATA}",
         f"--grpc-header-forward-pattern={PRINCIPAL}|{HEADER}|{METADATA}",
     ]
