@@ -122,7 +122,7 @@ manifests: $(READY) ## emit the example policy's manifests again
 	@$(BIN)/authz-server emit kubernetes istio --policy examples/plant-7.yaml --out manifests
 
 .PHONY: bench
-bench: $(READY) ## what a check costs, through the real Envoy
+bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
 	@$(BIN)/python benchmarks/envoy_overhead.py $(BENCH_ARGS)
 	@$(BIN)/python benchmarks/identity_cost.py
 	@$(BIN)/python benchmarks/stream_gate.py

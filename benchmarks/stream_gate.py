@@ -5,11 +5,10 @@ The same stream of the same messages, in turn, in one run:
     open    judged at its beginning, and then left alone
     gated   every message judged by authz-server (ext_proc)
 
-Each message waits for the answer to the one before it. What answers in Triton's place
-is a gRPC server that says nothing of any length, so that the figures are of the proxy
-and the gate. Envoy is that of envoy/edge-unix-socket.yaml with one worker. Answers are
-counted before anything is timed. Processor time is what the kernel accounts to Envoy
-and to authz-server, divided by the messages.
+NVIDIA's own client talks to the real Triton, to a sequence and to a decoupled model,
+which answer each message with one byte; a message waits for the answer to the one
+before it. Envoy is that of envoy/edge-unix-socket.yaml with one worker. Processor time
+is what the kernel accounts to Envoy and to authz-server, divided by the messages.
 
 These figures depend on the machine and on who else uses it: compare the rows of one run
 with each other, never with those of another.
@@ -18,18 +17,19 @@ with each other, never with those of another.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
+import itertools
 import os
 import queue
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import grpc
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 
 from authz_server.demo.envoy import (
     Envoy,
@@ -38,27 +38,24 @@ from authz_server.demo.envoy import (
     render,
     without_gate,
 )
-from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
-from authz_server.demo.process import Command, Process, accepts, free_ports
+from authz_server.demo.pki import DevelopmentCa, SvidFiles, write_bundle, write_svid
+from authz_server.demo.process import free_ports
 from authz_server.demo.scenario import CAMERA_ID, EDGE_ID, FACTORY, SUPPLIER
 from authz_server.demo.server import POLICY, AuthzServer
+from authz_server.demo.triton import Triton
 
-SERVICE = "inference.GRPCInferenceService"
-STREAM = f"/{SERVICE}/ModelStreamInfer"
+MODELS = Path(__file__).parent / "models"
 SIZES = {"1 KiB": 1024, "100 KiB": 100 * 1024, "8 MiB": 8 * 1024 * 1024}
-ANSWER = b"\x0a\x00"
+WARM_UP = 3
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-)
 
 
 @dataclass
 class Row:
-    """One way for messages of one size."""
+    """One way to one model, for messages of one size."""
 
     way: str
+    model: str
     size: str
     port: int
     envoy: int
@@ -79,93 +76,71 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
-def serve_upstream(port: int) -> None:
-    """Answer each message of each stream with two bytes."""
+class Conversation:
+    """A stream of one client, on which each message waits for its answer."""
 
-    async def talk(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
-        async for _request in requests:
-            yield ANSWER
+    def __init__(self, client: InferenceServerClient, model: str, size: int) -> None:
+        tensor = np.zeros(size, dtype=np.uint8)
+        self._input = InferInput("DATA", tensor.shape, "UINT8")
+        self._input.set_data_from_numpy(tensor)
+        self._client, self._model = client, model
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        client.start_stream(lambda result, error: self._answers.put(error or result))
 
-    async def serve() -> None:
-        server = grpc.aio.server(options=OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(talk)
-        server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    SERVICE, {"ModelStreamInfer": handler}
-                ),
-            )
+    def ask(self, *, is_first: bool) -> None:
+        """Send a message, and return when it is answered.
+
+        Raises:
+            SystemExit: if that is not Triton's answer to it.
+        """
+        sequence = {"sequence_id": 1, "sequence_start": is_first}
+        self._client.async_stream_infer(
+            self._model,
+            [self._input],
+            model_version="1",
+            **(sequence if self._model == "sequence" else {}),
         )
-        server.add_insecure_port(f"127.0.0.1:{port}")
-        await server.start()
-        await server.wait_for_termination()
-
-    asyncio.run(serve())
+        answer = self._answers.get(timeout=60)
+        if not isinstance(answer, InferResult) or answer.as_numpy("DONE")[0] != 1:
+            raise SystemExit(f"not timed, as the stream is not right: {answer}")
 
 
-@contextlib.contextmanager
-def running_upstream(folder: Path) -> Iterator[int]:
-    """Yield the port of what stands in Triton's place."""
-    (port,) = free_ports(1)
-    command = Command(
-        name="upstream",
-        argv=[sys.executable, __file__, "--serve-upstream", str(port)],
-        log=folder / "upstream.log",
-        env=os.environ,
-        cwd=folder,
-    )
-    with Process(command) as process:
-        process.wait_until(lambda: accepts(port), 20)
-        yield port
-
-
-def message(size: int) -> bytes:
-    """Return a ModelInferRequest whose names come after so many bytes of tensors."""
-    name = b"defect-detection"
-    names = bytes((0x0A, len(name))) + name + b"\x12\x011"
-    length, encoded = size, b""
-    while length > 0x7F:
-        encoded += bytes((length & 0x7F | 0x80,))
-        length >>= 7
-    return b"\x3a" + encoded + bytes((length,)) + bytes(size) + names
-
-
-def run_round(row: Row, credentials: grpc.ChannelCredentials, calls: int) -> None:
+def run_round(row: Row, tls: SvidFiles, bundle: Path, calls: int) -> None:
     """Send `calls` messages one after the other, and add up what that took."""
-    request = message(SIZES[row.size])
-    requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    channel = grpc.secure_channel(f"localhost:{row.port}", credentials, OPTIONS)
-    with channel:
-        answers = channel.stream_stream(STREAM)(iter(requests.get, None), timeout=300)
-        before = 0.0, 0.0
-        for number in range(-2, calls):  # two to warm up
-            if number == 0:
-                before = cpu_s(row.envoy), cpu_s(row.authorizer)
+    client = InferenceServerClient(
+        f"localhost:{row.port}",
+        ssl=True,
+        root_certificates=str(bundle),
+        private_key=str(tls.key),
+        certificate_chain=str(tls.certificate),
+    )
+    with contextlib.closing(client):
+        talk = Conversation(client, row.model, SIZES[row.size])
+        for number in range(WARM_UP):
+            talk.ask(is_first=number == 0)
+        before = cpu_s(row.envoy), cpu_s(row.authorizer)
+        for _ in range(calls):
             start = time.perf_counter()
-            requests.put(request)
-            if next(answers) != ANSWER:
-                raise SystemExit("the stream is not what it should be: not timed")
-            if number >= 0:
-                row.latencies_us.append((time.perf_counter() - start) * 1e6)
+            talk.ask(is_first=False)
+            row.latencies_us.append((time.perf_counter() - start) * 1e6)
         row.envoy_s += cpu_s(row.envoy) - before[0]
         row.authorizer_s += cpu_s(row.authorizer) - before[1]
-        requests.put(None)
-        for _ in answers:
-            raise SystemExit("an answer that nobody asked for")
 
 
 def print_table(rows: list[Row]) -> None:
     """Print each row, and how its p50 compares with the open stream's."""
-    head = ("", "size", "p50 us", "p99 us", "p99.9 us", "x open", "gate CPU", "Envoy")
-    print("{:<7}{:<9}{:>10}{:>10}{:>10}{:>8}{:>10}{:>8}".format(*head))
-    base = {row.size: row.percentile(0.5) for row in rows if row.way == "open"}
+    head = "p50 us", "p99 us", "p99.9 us", "x open", "gate CPU", "Envoy"
+    print(("{:<26}" + "{:>10}" * len(head)).format("", *head))
+    base = {
+        (row.model, row.size): row.percentile(0.5) for row in rows if row.way == "open"
+    }
     for row in rows:
         count = len(row.latencies_us)
         print(
-            f"{row.way:<7}{row.size:<9}{row.percentile(0.5):>10.0f}"
+            f"{row.model:<10}{row.size:<8}{row.way:<8}{row.percentile(0.5):>10.0f}"
             f"{row.percentile(0.99):>10.0f}{row.percentile(0.999):>10.0f}"
-            f"{row.percentile(0.5) / base[row.size]:>8.2f}"
-            f"{row.authorizer_s / count * 1e6:>10.0f}{row.envoy_s / count * 1e6:>8.0f}"
+            f"{row.percentile(0.5) / base[row.model, row.size]:>10.2f}"
+            f"{row.authorizer_s / count * 1e6:>10.0f}{row.envoy_s / count * 1e6:>10.0f}"
         )
 
 
@@ -174,16 +149,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve-upstream", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve_upstream:
-        serve_upstream(args.serve_upstream)
-        return 0
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         factory = DevelopmentCa(FACTORY)
         write_svid(folder, "server", factory.issue(EDGE_ID, ["localhost"]))
-        camera = factory.issue(CAMERA_ID)
+        camera = write_svid(folder, "camera", factory.issue(CAMERA_ID))
         bundles = {
             ca.trust_domain: str(write_bundle(folder, ca))
             for ca in (factory, DevelopmentCa(SUPPLIER))
@@ -198,12 +169,15 @@ def main() -> int:
             )
         )
         server = stack.enter_context(AuthzServer(folder, {"bundles": bundles}, policy))
-        upstream = stack.enter_context(running_upstream(folder))
-        server.wait()
+        triton = stack.enter_context(Triton(folder, MODELS))
+        for part in (server, triton):
+            part.wait()
         ways = {}
         for name in ("open", "gated"):
             (port,) = free_ports(1)
-            places = Places(folder, server.socket, port, 1, upstream)
+            places = Places(
+                folder, server.socket, port, triton.http_port, triton.grpc_port
+            )
             configuration = render(read_configuration("edge-unix-socket"), places)
             if name == "open":
                 configuration = without_gate(configuration)
@@ -212,19 +186,19 @@ def main() -> int:
             )
             envoy.wait()
             ways[name] = envoy
-        credentials = grpc.ssl_channel_credentials(
-            factory.bundle_pem, camera.key_pem, camera.certificate_pem
-        )
+        bundle = Path(bundles[FACTORY])
         rows = []
-        for size, length in SIZES.items():
+        for model, (size, length) in itertools.product(
+            ("sequence", "decoupled"), SIZES.items()
+        ):
             pair = [
-                Row(name, size, envoy.port, envoy.pid, server.pid)
+                Row(name, model, size, envoy.port, envoy.pid, server.pid)
                 for name, envoy in ways.items()
             ]
-            calls = max(2, args.messages // (1 + length // (256 * 1024)))
+            calls = max(10, args.messages // (1 + length // (256 * 1024)))
             for _ in range(args.rounds):
                 for row in pair:
-                    run_round(row, credentials, calls)
+                    run_round(row, camera, bundle, calls)
             rows += pair
         print_table(rows)
     return 0
