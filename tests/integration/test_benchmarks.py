@@ -40,9 +40,13 @@ def test_the_cost_of_identity_is_measured() -> None:
 
 
 @pytest.mark.envoy
+@pytest.mark.triton
 def test_the_gate_is_measured_beside_the_same_stream_without_it() -> None:
     out = run("stream_gate.py", "--messages", "5", "--rounds", "1")
     rows = [line.split() for line in out.splitlines()[1:]]
-    assert [(row[0], row[1]) for row in rows] == [
-        (way, size) for size in ("1", "100", "8") for way in ("open", "gated")
+    assert [(model, size, way) for model, size, _, way, *_ in rows] == [
+        (model, size, way)
+        for model in ("sequence", "decoupled")
+        for size in ("1", "100", "8")
+        for way in ("open", "gated")
     ]
