@@ -75,6 +75,7 @@ class Check:
     """One question on its way, filled in by the stages that it has passed.
 
     Attributes:
+        is_recorded: whether the decision is given, and goes on record.
         answer: CheckResponse bytes; None as long as there is none.
         reason: of that answer; only GRANTED lets the call through.
     """
@@ -82,6 +83,7 @@ class Check:
     arrived: Instant
     annotations: Annotations = field(default_factory=Annotations)
     key: bytes = b""
+    is_recorded: bool = True
     facts: Facts | None = None
     policy: LoadedPolicy | None = None
     standing: IdentityState | None = None
@@ -153,9 +155,16 @@ class Pipeline:
         check.answer = self._conclude(check, lambda: self._recall(check, raw))
         return check
 
-    def resume(self, key: bytes, annotations: Annotations) -> Check:
-        """Return the check of canonical facts, as `begin` returns one. Never raises."""
-        check = Check(self._clock(), annotations, key)
+    def resume(
+        self, key: bytes, annotations: Annotations, *, is_recorded: bool = True
+    ) -> Check:
+        """Return the check of canonical facts, as `begin` returns one. Never raises.
+
+        Args:
+            is_recorded: False to learn what the decision would be; whoever acts on it
+                asks for one that is recorded.
+        """
+        check = Check(self._clock(), annotations, key, is_recorded=is_recorded)
         check.answer = self._conclude(check, lambda: self._look_up(check))
         return check
 
@@ -291,6 +300,8 @@ class Pipeline:
 
     def _record(self, check: Check, outcome: _Outcome) -> None:
         """Stage 8."""
+        if not check.is_recorded:
+            return
         now = self._clock()
         occurrence = Occurrence(
             wall_s=check.arrived.wall_s,

@@ -219,6 +219,53 @@ def replace_body(body: bytes) -> bytes:
     )
 
 
+def replace_chunk(data: bytes) -> bytes:
+    """Return the ProcessingResponse that puts `data` in the place of a request's chunk.
+
+    Whether the request ends with the chunk stays as it was.
+    """
+    return bytes(
+        ext_proc.ProcessingResponse(
+            request_body=ext_proc.BodyResponse(
+                response=ext_proc.CommonResponse(
+                    body_mutation=ext_proc.BodyMutation(body=data)
+                    if data
+                    else ext_proc.BodyMutation(clear_body=True)
+                )
+            )
+        )
+    )
+
+
+@functools.cache
+def end_answer(reason: Reason) -> bytes:
+    """Return the ProcessingResponse that lets an answer under way end with a denial.
+
+    It is for a gRPC call, whose status comes in trailers.
+    """
+    status = _grpc_status(_http_status(reason))
+    trailers = {
+        "grpc-status": str(status),
+        "grpc-message": _message(reason, is_grpc=True),
+        **_headers(reason, is_grpc=True),
+    }
+    return bytes(
+        ext_proc.ProcessingResponse(
+            response_trailers=ext_proc.TrailersResponse(
+                header_mutation=ext_proc.HeaderMutation(
+                    set_headers=[
+                        core.HeaderValueOption(
+                            header=core.HeaderValue(key=name, raw_value=value.encode()),
+                            append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+                        )
+                        for name, value in trailers.items()
+                    ]
+                )
+            )
+        )
+    )
+
+
 @functools.cache
 def end(reason: Reason, *, is_grpc: bool) -> bytes:
     """Return the ProcessingResponse that ends a call, with what `deny` would say."""
@@ -269,6 +316,7 @@ def prepare() -> None:
     """Build every response once, so that no request waits for it."""
     allow()
     for reason in Reason:
+        end_answer(reason)
         for is_grpc in (False, True):
             deny(reason, is_grpc=is_grpc)
             end(reason, is_grpc=is_grpc)

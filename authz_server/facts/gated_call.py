@@ -89,6 +89,27 @@ class GatedCall:
         self._is_unary = path in unary
         self._messages = 0
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes of a message have come whose end has not."""
+        if self._scanner.is_between_messages:
+            return 0
+        return self._scanner.position - self._scanner.begins_at
+
+    @property
+    def begins_at(self) -> int:
+        """Where in the body the message begins that is at hand or was yielded last."""
+        return self._scanner.begins_at
+
+    @property
+    def head(self) -> bytes | None:
+        """The facts of the message at hand, once it has come past what names it.
+
+        It may still turn out to be malformed.
+        """
+        body = self._scanner.head
+        return None if body is None else self._facts.with_body(body)
+
     def feed(self, chunk: bytes, *, is_last: bool) -> Iterator[bytes]:
         """Yield the facts of each message that ends in `chunk`.
 

@@ -50,6 +50,9 @@ class _Reader(Protocol):
     def feed(self, data: bytes, position: int, end: int) -> None:
         """Read ``data[position:end]``, the next part of the message."""
 
+    def head(self) -> Body | None:
+        """Return what it said so far; None if the first kept field may still come."""
+
     def finish(self) -> Body:
         """Return what the message said, now that it is whole."""
 
@@ -64,6 +67,7 @@ class FieldWalker:
         "_kept",
         "_left",
         "_number",
+        "_numbers",
         "_outline",
         "_seen",
         "_value",
@@ -71,6 +75,7 @@ class FieldWalker:
 
     def __init__(self, outline: Outline) -> None:
         self._outline = outline
+        self._numbers = sorted(outline)
         self._kept: list[tuple[int, bytes]] = []
         self._seen: set[int] = set()
         self._count = 0
@@ -106,6 +111,17 @@ class FieldWalker:
             if self._expected == LEN:
                 self._measure(varint)
             self._expected = _TAG
+
+    def head(self) -> Body | None:
+        """Return what the kept fields say, if the message has come past them.
+
+        Protobuf writes fields by number, so none is expected behind a higher one. What
+        comes all the same is in what `finish` returns.
+        """
+        first, last = self._numbers[0], self._numbers[-1]
+        if first in self._seen and self._number > last:
+            return Body(BodyState.COMPLETE, tuple(self._kept))
+        return None
 
     def finish(self) -> Body:
         """Return what the message said; it ends here.
@@ -198,6 +214,9 @@ class _Inflated:
         for piece in self._inflater.pieces(memoryview(data)[position:end]):
             self._walker.feed(piece, 0, len(piece))
 
+    def head(self) -> Body | None:
+        return self._walker.head()
+
     def finish(self) -> Body:
         if self._inflater.is_too_long:
             return _UNREADABLE
@@ -216,6 +235,9 @@ class _Opaque:
 
     def feed(self, data: bytes, position: int, end: int) -> None:
         pass
+
+    def head(self) -> Body | None:
+        return _UNREADABLE
 
     def finish(self) -> Body:
         return _UNREADABLE
@@ -243,6 +265,23 @@ class MessageScanner:
         # Of the message at hand, how many bytes are still to come.
         self._left = 0
         self._is_malformed = False
+        self._position = 0
+        self._begins_at = 0
+
+    @property
+    def position(self) -> int:
+        """How many bytes came before the chunk at hand, or in all between chunks."""
+        return self._position
+
+    @property
+    def begins_at(self) -> int:
+        """Where the message at hand, or else the last one, begins, in bytes."""
+        return self._begins_at
+
+    @property
+    def head(self) -> Body | None:
+        """What the message at hand says of itself, if that much of it has come."""
+        return self._message.head() if self._message is not None else None
 
     @property
     def is_between_messages(self) -> bool:
@@ -274,11 +313,14 @@ class MessageScanner:
                 self._message = None
         if self._is_malformed:
             yield _MALFORMED
+        self._position += len(chunk)
 
     def _scan(self, chunk: bytes) -> Iterator[Body]:
         position, end = 0, len(chunk)
         while position < end:
             if self._message is None:
+                if not self._prefix:
+                    self._begins_at = self._position + position
                 stop = min(end, position + PREFIX_BYTES - len(self._prefix))
                 self._prefix += chunk[position:stop]
                 # Triton takes what follows another flag for an empty message, which to

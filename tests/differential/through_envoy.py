@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +15,11 @@ from demo_parts import CAMERA, lay_out
 from differential.case import Case
 from differential.comparison import Exchange, Exchanged
 from differential.ours import PLAN, Judgement, judge_facts
-from differential.wires import TIMEOUT_S, Connect, Http1, Http2
+from differential.wires import Http1, Http2, to_tls_port
 
 from authz_server.clock import system_clock
 from authz_server.demo.envoy import Envoy, Places, read_configuration, render
-from authz_server.demo.pki import DevelopmentCa, write_svid
+from authz_server.demo.pki import write_svid
 from authz_server.demo.process import free_ports
 from authz_server.demo.triton import Triton
 from authz_server.errors import Reason, RequestError
@@ -68,9 +66,12 @@ class _Authority:
             while (answer := runner.run(following())) is not None:
                 yield answer
 
-    def resume(self, key: bytes, annotations: Annotations) -> Check:
+    def resume(
+        self, key: bytes, annotations: Annotations, *, is_recorded: bool
+    ) -> Check:
         """Judge facts, as the pipeline does, and grant them."""
-        self.gated.append(judge_facts(key))
+        if is_recorded:
+            self.gated.append(judge_facts(key))
         return Check(system_clock(), annotations, key, reason=Reason.GRANTED)
 
     async def answer(self, check: Check) -> None:
@@ -124,8 +125,10 @@ def through_envoy(triton: Triton) -> Iterator[Exchange]:
         configuration = render(read_configuration("edge-unix-socket"), places)
         envoy = stack.enter_context(Envoy(folder, configuration, port))
         envoy.wait()
-        http1 = Http1(_tls(folder, factory, port, "http/1.1"))
-        http2 = Http2(_tls(folder, factory, port, "h2"), b"https")
+        bundle = folder / "factory.example.pem"
+        svid = write_svid(folder, "client", factory.issue(CAMERA))
+        http1 = Http1(to_tls_port(port, bundle, svid, "http/1.1"))
+        http2 = Http2(to_tls_port(port, bundle, svid, "h2"), b"https")
         stack.callback(http1.close)
         stack.callback(http2.close)
 
@@ -137,16 +140,3 @@ def through_envoy(triton: Triton) -> Iterator[Exchange]:
             return Exchanged(answer, authority.questions, authority.gated)
 
         yield exchange
-
-
-def _tls(folder: Path, factory: DevelopmentCa, port: int, protocol: str) -> Connect:
-    context = ssl.create_default_context(cafile=str(folder / "factory.example.pem"))
-    files = write_svid(folder, f"client-{protocol[:2]}", factory.issue(CAMERA))
-    context.load_cert_chain(files.certificate, files.key)
-    context.set_alpn_protocols([protocol])
-
-    def connect() -> socket.socket:
-        plain = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
-        return context.wrap_socket(plain, server_hostname="localhost")
-
-    return connect

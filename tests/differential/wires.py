@@ -6,8 +6,10 @@ import dataclasses
 import http.client
 import io
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import hpack
@@ -24,6 +26,8 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+
+from authz_server.demo.pki import SvidFiles
 
 TIMEOUT_S: Final = 3.0
 """For an answer; a server that waits for the rest of a request gets no more."""
@@ -142,8 +146,16 @@ class Http2:
     insists on. Flow control is left out: requests here are smaller than a window.
     """
 
-    def __init__(self, connect: Connect, scheme: bytes = b"http") -> None:
+    def __init__(
+        self, connect: Connect, scheme: bytes = b"http", pause_s: float = 0.0
+    ) -> None:
+        """Prepare to connect.
+
+        Args:
+            pause_s: between two pieces of a body.
+        """
         self._connect = connect
+        self._pause_s = pause_s
         self._scheme = scheme
         self._socket: socket.socket | None = None
         self._stream = 1
@@ -175,7 +187,12 @@ class Http2:
             frames: list[Frame] = [first]
             frames += [DataFrame(self._stream, piece) for piece in _small(case.pieces)]
             frames[-1].flags.add("END_STREAM")
-            connection.sendall(b"".join(frame.serialize() for frame in frames))
+            if self._pause_s:
+                for frame in frames:
+                    connection.sendall(frame.serialize())
+                    time.sleep(self._pause_s)
+            else:
+                connection.sendall(b"".join(frame.serialize() for frame in frames))
             return self._read(connection)
         except TimeoutError:
             self.close()
@@ -265,3 +282,15 @@ def _small(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def to_port(port: int) -> Connect:
     """Return what connects to this port of 127.0.0.1, in clear."""
     return lambda: socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+
+
+def to_tls_port(port: int, bundle: Path, svid: SvidFiles, protocol: str) -> Connect:
+    """Return what connects to this port with mutual TLS, for `protocol` of ALPN."""
+    context = ssl.create_default_context(cafile=str(bundle))
+    context.load_cert_chain(svid.certificate, svid.key)
+    context.set_alpn_protocols([protocol])
+
+    def connect() -> socket.socket:
+        return context.wrap_socket(to_port(port)(), server_hostname="localhost")
+
+    return connect

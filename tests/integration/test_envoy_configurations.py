@@ -183,6 +183,7 @@ def test_an_option_of_the_ext_authz_filter_is_safe(
         ("message_timeout", "0.5s"),
         ("processing_mode.request_header_mode", "SEND"),
         ("processing_mode.request_body_mode", "STREAMED"),
+        ("processing_mode.response_header_mode", "SKIP"),
         ("processing_mode.response_body_mode", "NONE"),
         (
             "metadata_options.forwarding_namespaces.untyped",
@@ -191,7 +192,7 @@ def test_an_option_of_the_ext_authz_filter_is_safe(
         ("mutation_rules.disallow_all", True),
         (
             "mutation_rules.allow_expression.regex",
-            "^(x-authz-[a-z0-9-]+|content-length)$",
+            "^(x-authz-[a-z0-9-]+|grpc-(status|message)|content-length)$",
         ),
         ("disable_immediate_response", UNSET),
         ("observability_mode", UNSET),

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import http.client
+import itertools
 import json
 import queue
 import ssl
@@ -14,13 +15,16 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from checks import len_field
+from checks import frame, len_field
+from differential.case import Case
+from differential.wires import Http2, to_tls_port
 from parts import EXAMPLE, eventually
-from triton_plant import Plant, running
+from triton_plant import OWN_MODELS, Plant, running
 from tritonclient.grpc import service_pb2
 
 from authz_server.demo.calls import Caller, Edge, Protocol, Verdict
 from authz_server.demo.scenario import CAMERA, DEPLOYER, FORECASTER
+from authz_server.demo.triton import MODELS
 
 pytestmark = [pytest.mark.envoy, pytest.mark.triton]
 
@@ -68,11 +72,18 @@ def message(model: str, version: str = "1", padding: int = 0) -> bytes:
     )
 
 
+def named_first(model: str, padding: int = 0) -> bytes:
+    """Return the message that `message` returns, its fields in the usual order."""
+    request = service_pb2.ModelInferRequest.FromString(message(model))
+    return request.SerializeToString() + len_field(UNKNOWN_FIELD, b"x" * padding)
+
+
 class Conversation:
     """A stream on which a test writes and reads in turn."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.heard = 0
         self.call = channel.stream_stream(STREAM)(
             iter(self._requests.get, None), timeout=20
         )
@@ -90,10 +101,10 @@ class Conversation:
         self._requests.put(None)
 
     def end(self) -> grpc.StatusCode:
-        """Return how the stream ends, whatever comes before."""
+        """Return how the stream ends, whatever comes before; `heard` counts that."""
         try:
             for _ in self.call:
-                pass
+                self.heard += 1
         except grpc.RpcError as error:
             return error.code()
         return grpc.StatusCode.OK
@@ -160,15 +171,39 @@ def test_a_first_message_for_another_model_is_denied_and_never_reaches_triton(
     assert event["request_id"] == metadata["x-request-id"]
 
 
-def test_a_later_message_for_another_model_ends_the_stream(plant: Plant) -> None:
+@pytest.mark.parametrize("size", [0, 100 * 1024, 8 * 1024 * 1024])
+def test_a_later_message_for_another_model_ends_the_stream(
+    plant: Plant, size: int
+) -> None:
     before = plant.executions("demand-forecast")
+    seen = len(plant.events)
     with plant.channel() as channel:
         talk = Conversation(channel)
         for _ in range(3):
             talk.say(message("defect-detection"))
             assert talk.hear()
-        talk.say(message("demand-forecast"))
-        assert talk.end() is not grpc.StatusCode.OK
+        talk.say(named_first("demand-forecast", padding=size))
+        talk.say(message("defect-detection"))
+        assert talk.end() is grpc.StatusCode.PERMISSION_DENIED
+        assert talk.call.details() == "access denied (not_granted)"
+        metadata = dict(talk.call.trailing_metadata())
+        assert metadata["x-authz-reason"] == "not_granted"
+    assert plant.executions("demand-forecast") == before
+    event = plant.events[-1]
+    assert (event["decision"], event["model"]) == ("deny", "demand-forecast")
+    assert len(plant.events) == seen + 5
+
+
+def test_a_name_behind_a_later_messages_tensors_is_too_late_for_a_status(
+    plant: Plant,
+) -> None:
+    before = plant.executions("demand-forecast")
+    with plant.channel() as channel:
+        talk = Conversation(channel)
+        talk.say(message("defect-detection"))
+        assert talk.hear()
+        talk.say(message("demand-forecast", padding=100 * 1024))
+        assert talk.end() is grpc.StatusCode.INTERNAL
     assert plant.executions("demand-forecast") == before
     assert plant.events[-1]["decision"] == "deny"
 
@@ -224,7 +259,7 @@ def test_a_revocation_ends_a_running_stream_at_its_next_message(plant: Plant) ->
         try:
             time.sleep(1.0)  # what the documentation promises
             talk.say(message("defect-detection"))
-            assert talk.end() is not grpc.StatusCode.OK
+            assert talk.end() is grpc.StatusCode.UNAUTHENTICATED
         finally:
             revoked.write_text("")
         assert plant.events[-1]["reason"] == "principal_revoked"
@@ -244,7 +279,7 @@ def test_a_change_of_policy_ends_a_running_stream_at_its_next_message(
         try:
             assert eventually(lambda: not is_open(plant))
             talk.say(message("defect-detection"))
-            assert talk.end() is not grpc.StatusCode.OK
+            assert talk.end() is grpc.StatusCode.PERMISSION_DENIED
         finally:
             policy.write_text(POLICY)
         assert plant.events[-1]["reason"] == "not_granted"
@@ -335,6 +370,79 @@ def test_statistics_tell_nobody_which_other_models_there_are(plant: Plant) -> No
     assert denials == {
         (grpc.StatusCode.PERMISSION_DENIED, "access denied (not_granted)")
     }
+
+
+SLOW_POLICY = POLICY.replace(
+    "actions: [inference-stream], models: [defect-detection]",
+    "actions: [inference-stream], models: [defect-detection, echo]",
+)
+
+
+def slow_echo(delay_ms: int) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name="echo")
+    request.parameters["delay_ms"].int64_param = delay_ms
+    request.inputs.add(name="NUMBERS", datatype="FP32", shape=[1])
+    request.raw_input_contents.append(np.ones(1, dtype=np.float32).tobytes())
+    return request.SerializeToString()
+
+
+def test_what_was_allowed_is_answered_before_a_denial_but_not_waited_for_long() -> None:
+    with running(SLOW_POLICY, models=(MODELS, OWN_MODELS)) as plant:
+        for delay_ms, answers, status in (
+            (200, 1, grpc.StatusCode.PERMISSION_DENIED),
+            (4000, 0, grpc.StatusCode.INTERNAL),
+        ):
+            before = plant.executions("demand-forecast")
+            with plant.channel() as channel:
+                talk = Conversation(channel)
+                talk.say(slow_echo(0))
+                assert talk.hear() == "echo"
+                talk.say(slow_echo(delay_ms))
+                talk.say(named_first("demand-forecast"))
+                assert (talk.end(), talk.heard) == (status, answers)
+            assert plant.executions("demand-forecast") == before
+        assert eventually(lambda: is_open(plant))
+
+
+ALLOWED = frame(message("defect-detection"))
+BIG = frame(named_first("defect-detection", padding=50_000))
+FORBIDDEN = frame(named_first("demand-forecast", padding=50_000))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answers", "reason"),
+    [
+        ([ALLOWED, ALLOWED + FORBIDDEN + ALLOWED, ALLOWED], 2, "not_granted"),
+        ([ALLOWED, FORBIDDEN[:3], FORBIDDEN[3:]], 1, "not_granted"),
+        ([ALLOWED, FORBIDDEN[:10], FORBIDDEN[10:12], FORBIDDEN[12:]], 1, "not_granted"),
+        ([ALLOWED, BIG[:9], BIG[9:16000], BIG[16000:], FORBIDDEN], 2, "not_granted"),
+        ([ALLOWED, BIG[:9], BIG[9:-9]], 1, "body_partial"),
+        ([ALLOWED, BIG[:9]], 1, "body_partial"),
+    ],
+    ids=["many at once", "prefix", "name", "allowed", "body", "head"],
+)
+def test_a_denial_comes_behind_the_answers_wherever_the_messages_are_cut(
+    plant: Plant, pieces: list[bytes], answers: int, reason: str
+) -> None:
+    allowed, forbidden = map(plant.executions, ("defect-detection", "demand-forecast"))
+    cuts = tuple(itertools.accumulate(map(len, pieces)))
+    headers = ((b"content-type", b"application/grpc"),)
+    stream = Case(
+        is_grpc=True,
+        method=b"POST",
+        path=STREAM.encode(),
+        headers=headers,
+        body=b"".join(pieces),
+        cuts=cuts,
+    )
+    connect = to_tls_port(plant.port, plant.bundle, plant.identities[CAMERA], "h2")
+    with contextlib.closing(Http2(connect, b"https", pause_s=0.2)) as line:
+        answer = line.send(stream)
+    assert (answer.status, answer.grpc_status) == (200, 7)
+    assert answer.message == f"access denied ({reason})".encode()
+    assert answer.body.count(b"defect-detection") == answers
+    assert plant.executions("defect-detection") == allowed + answers
+    assert plant.executions("demand-forecast") == forbidden
 
 
 def resident_bytes(pid: int) -> int:

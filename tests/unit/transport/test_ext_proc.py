@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
@@ -90,6 +91,25 @@ def body(chunk: bytes, *, is_last: bool = False) -> bytes:
     )
 
 
+def answer_headers(*, is_last: bool = False, **headers_: str) -> bytes:
+    return bytes(
+        ext_proc.ProcessingRequest(
+            response_headers=ext_proc.HttpHeaders(
+                headers=core.HeaderMap(
+                    headers=[
+                        core.HeaderValue(
+                            key={"status": ":status"}.get(name, name.replace("_", "-")),
+                            raw_value=value.encode(),
+                        )
+                        for name, value in {"status": "200", **headers_}.items()
+                    ]
+                ),
+                end_of_stream=is_last,
+            )
+        )
+    )
+
+
 TRAILERS = bytes(ext_proc.ProcessingRequest(request_trailers=ext_proc.HttpTrailers()))
 
 
@@ -128,13 +148,12 @@ def reason(response: ext_proc.ProcessingResponse) -> str:
 def test_allowed_messages_flow_on_unchanged(
     pipeline: Pipeline, sink: MemorySink
 ) -> None:
-    data = message("defect-detection") + message("defect-two")
     answers = converse(
         pipeline,
         [
             headers(handed_on(pipeline)),
-            body(data[:9]),
-            body(data[9:]),
+            body(message("defect-detection")),
+            body(message("defect-two")),
             body(b"", is_last=True),
             TRAILERS,
         ],
@@ -146,6 +165,131 @@ def test_allowed_messages_flow_on_unchanged(
     ]
     assert b'"model":"defect-two"' in sink.events[-1]
     assert b'"request_id":"req-7"' in sink.events[-1]
+
+
+PREFIX_BYTES = 5
+NO_MESSAGE = frame(b"\0")
+ANSWER = answer_headers()
+ANSWER_TRAILERS = bytes(
+    ext_proc.ProcessingRequest(response_trailers=ext_proc.HttpTrailers())
+)
+
+
+def flown(chunk: bytes, answer: ext_proc.ProcessingResponse) -> bytes:
+    """Return what Envoy sends on in the place of `chunk`."""
+    assert answer.request_body is not None
+    change = answer.request_body.response
+    if change is None or change.body_mutation is None:
+        return chunk
+    assert (change.body_mutation.body is None) == bool(change.body_mutation.clear_body)
+    return change.body_mutation.body or b""
+
+
+def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    return [data[begin:end] for begin, end in itertools.pairwise(edges)]
+
+
+def long_message(model: str, size: int) -> bytes:
+    return frame(len_field(1, model.encode()) + len_field(7, b"t" * size))
+
+
+CUTS = st.lists(st.integers(0, 400), max_size=6)
+SIZES = st.sampled_from([0, 40, 5000])
+
+
+@given(sizes=st.lists(SIZES, max_size=4), cuts=CUTS, is_answered=st.booleans())
+def test_what_is_allowed_flows_on_whole_wherever_it_is_cut(
+    pipeline: Pipeline, sizes: list[int], cuts: list[int], *, is_answered: bool
+) -> None:
+    data = b"".join(long_message("defect-detection", size) for size in sizes)
+    chunks = pieces_of(data, cuts)
+    parts = [headers(handed_on(pipeline)), *[ANSWER] * is_answered]
+    answers = converse(pipeline, [*parts, *map(body, chunks), body(b"", is_last=True)])[
+        len(parts) :
+    ]
+    assert len(answers) == len(chunks) + 1
+    assert b"".join(map(flown, [*chunks, b""], answers)) == data
+
+
+@given(before=st.lists(SIZES, max_size=3), size=SIZES, cuts=CUTS)
+def test_of_a_message_that_is_denied_nothing_flows_if_its_name_comes_first(
+    pipeline: Pipeline, before: list[int], size: int, cuts: list[int]
+) -> None:
+    allowed = b"".join(long_message("defect-detection", size) for size in before)
+    data = allowed + long_message("other", size) + message("defect-detection")
+    chunks = pieces_of(data, cuts)
+    answers = converse(
+        pipeline,
+        [headers(handed_on(pipeline)), ANSWER, *map(body, chunks), ANSWER_TRAILERS],
+    )
+    passed = b"".join(map(flown, chunks, answers[2:-1]))
+    assert passed == allowed + NO_MESSAGE
+    changed = answers[-1].response_trailers
+    assert changed is not None
+    assert changed.header_mutation is not None
+    assert {
+        option.header.key: option.header.raw_value
+        for option in changed.header_mutation.set_headers
+        if option.header is not None
+    } == {
+        "grpc-status": b"7",
+        "grpc-message": b"access denied (not_granted)",
+        "x-authz-reason": b"not_granted",
+    }
+
+
+@given(cuts=CUTS)
+def test_of_a_message_that_is_denied_late_its_end_does_not_flow(
+    pipeline: Pipeline, cuts: list[int]
+) -> None:
+    unnamed = len_field(7, b"t" * 5000)
+    data = frame(unnamed + len_field(1, b"other"))
+    chunks = pieces_of(data, [*cuts, PREFIX_BYTES + len(unnamed)])
+    answers = converse(
+        pipeline, [headers(handed_on(pipeline)), ANSWER, *map(body, chunks)]
+    )[2:]
+    assert reason(answers[-1]) == Reason.NOT_GRANTED
+    passed = b"".join(map(flown, chunks, answers[:-1]))
+    assert passed == data[: len(passed)]
+    assert len(passed) <= PREFIX_BYTES + len(unnamed)
+
+
+def test_what_is_foreseen_is_not_on_record(
+    pipeline: Pipeline, sink: MemorySink
+) -> None:
+    data = long_message("defect-detection", 5000)
+    count = len(sink.events)
+    start = headers(handed_on(pipeline))  # the check's own event
+    converse(pipeline, [start, *map(body, pieces_of(data, [100, 2000]))])
+    assert len(sink.events) == count + 2
+    converse(pipeline, [start, body(long_message("other", 5000)[:100])])
+    assert len(sink.events) == count + 3
+
+
+def test_a_call_that_upstream_does_not_end_is_ended(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authz_server.transport.ext_proc._END_S", 0.05)
+    parts = [headers(handed_on(pipeline)), ANSWER, body(message("other"))]
+
+    async def run() -> list[bytes]:
+        async def given_parts() -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+            await asyncio.Event().wait()
+
+        decider = Decider(pipeline, max_pending=8, workers=1)
+        try:
+            gate = Gate(pipeline, decider)
+            return [answer async for answer in gate.process(given_parts())]
+        finally:
+            decider.close()
+
+    answers = [ext_proc.ProcessingResponse.parse(raw) for raw in asyncio.run(run())]
+    assert len(answers) == len(parts) + 1
+    assert flown(b"", answers[2]) == NO_MESSAGE
+    assert reason(answers[3]) == Reason.NOT_GRANTED
 
 
 @pytest.mark.parametrize(
@@ -220,25 +364,6 @@ def test_a_call_of_which_nothing_is_known_is_ended_at_once(
 ) -> None:
     (answer,) = converse(pipeline, [*parts, body(message("defect-detection"))])
     assert reason(answer) in {Reason.GATE_FACTS_MISSING, Reason.REQUEST_MALFORMED}
-
-
-def answer_headers(*, is_last: bool = False, **headers_: str) -> bytes:
-    return bytes(
-        ext_proc.ProcessingRequest(
-            response_headers=ext_proc.HttpHeaders(
-                headers=core.HeaderMap(
-                    headers=[
-                        core.HeaderValue(
-                            key={"status": ":status"}.get(name, name.replace("_", "-")),
-                            raw_value=value.encode(),
-                        )
-                        for name, value in {"status": "200", **headers_}.items()
-                    ]
-                ),
-                end_of_stream=is_last,
-            )
-        )
-    )
 
 
 def answer_body(data: bytes) -> bytes:
