@@ -80,6 +80,8 @@ class Reason(enum.StrEnum):
     PRINCIPAL_UNKNOWN = "principal_unknown"
     """The policy puts this caller in no group."""
     NOT_GRANTED = "not_granted"
+    EXPLICITLY_DENIED = "explicitly_denied"
+    """A role gives it, and a denial of the policy takes it."""
     POLICY_UNAVAILABLE = "policy_unavailable"
     """No policy has been loaded yet."""
     POLICY_ERROR = "policy_error"

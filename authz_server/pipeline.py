@@ -14,7 +14,7 @@ one broad `except` of the program.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -36,6 +36,7 @@ from authz_server.operations.triton_grpc import is_grpc_path
 from authz_server.policy.engine import Verdict
 from authz_server.policy.question import build_question
 from authz_server.policy.store import LoadedPolicy
+from authz_server.policy.time_limit import Moment
 from authz_server.response import NO_CHANGES, allow, deny, with_gate
 from authz_server.second_lock import NO_LOCK, LockState, SecondLock
 
@@ -236,7 +237,10 @@ class Pipeline:
         check.operation = classify(
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
         )
-        verdict = _evaluate(check.policy, check.identity, check.operation, facts)
+        moment = check.policy.schedule.at(check.arrived.wall_s)
+        verdict = _evaluate(
+            check.policy, check.identity, check.operation, facts, moment.open
+        )
         self._check_deadline(check)
         if verdict.allow is not True:
             response = deny(verdict.reason, is_grpc=facts.is_grpc)
@@ -260,14 +264,16 @@ class Pipeline:
             ),
             verdict.reason,
         )
-        self._remember(check, outcome, verdict.ttl_s)
+        self._remember(check, outcome, verdict.ttl_s, moment)
         return outcome
 
     def _check_deadline(self, check: Check) -> None:
         if self._clock().steady_s - check.arrived.steady_s > self._settings.deadline_s:
             raise PolicyError("the decision came too late", Reason.DEADLINE_EXCEEDED)
 
-    def _remember(self, check: Check, outcome: _Outcome, ttl_s: float | None) -> None:
+    def _remember(
+        self, check: Check, outcome: _Outcome, ttl_s: float | None, moment: Moment
+    ) -> None:
         """Stage 7. Only what the policy itself decided gets here, never an error."""
         if check.policy is None or check.identity is None:
             return
@@ -283,8 +289,8 @@ class Pipeline:
                     reason=outcome.reason,
                     revision=_revision_of(check),
                     expires_s=check.arrived.steady_s + ttl_s,
-                    valid_from_s=check.identity.valid_from_s,
-                    valid_until_s=check.identity.valid_until_s,
+                    valid_from_s=max(check.identity.valid_from_s, moment.since_s),
+                    valid_until_s=min(check.identity.valid_until_s, moment.last_s),
                 ),
             )
 
@@ -316,13 +322,18 @@ class Pipeline:
 
 
 def _evaluate(
-    policy: LoadedPolicy, identity: Identity, operation: Operation, facts: Facts
+    policy: LoadedPolicy,
+    identity: Identity,
+    operation: Operation,
+    facts: Facts,
+    open_times: Sequence[str],
 ) -> Verdict:
     """Return the policy's verdict on all that a request does; no, if one part is."""
-    verdict = policy.engine.evaluate(build_question(identity, operation, facts))
+    question = build_question(identity, operation, facts, open_times)
+    verdict = policy.engine.evaluate(question)
     if verdict.allow is not True or operation.also is None:
         return verdict
-    other = _evaluate(policy, identity, operation.also, facts)
+    other = _evaluate(policy, identity, operation.also, facts, open_times)
     if other.allow is not True:
         return other
     ttls = [item.ttl_s for item in (verdict, other) if item.ttl_s is not None]

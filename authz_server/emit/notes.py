@@ -47,8 +47,8 @@ behind that Envoy.
 PACKET_FILTER: Final = (
     """
 A packet filter knows pods and ports. Action, model, version, dataset and user stay
-with the server, and so does the service account: whoever may label pods in a
-namespace may pass for a workload here, but has no SVID of it.
+with the server, with conditions and denials, and so does the service account: whoever
+may label pods in a namespace may pass for a workload here, but has no SVID of it.
 """,
     """
 default-deny covers every pod of its namespace, those the policy doesn't name too. Not
@@ -72,8 +72,8 @@ namespace the older one wins, so this takes the usual name.
 AUTHORIZATION: Final = (
     """
 CUSTOM sends every call on every port to the server. ALLOW behind it mirrors the policy
-by caller and port; action, model, version, dataset and user stay with the server.
-Istio runs both, and either denies.
+by caller and port; action, model, version, dataset, user, conditions and denials stay
+with the server. Istio runs both, and either denies.
 """,
     """
 ALLOW covers an upstream's every port: metrics scraping from elsewhere needs an ALLOW of

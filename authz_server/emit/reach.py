@@ -31,6 +31,7 @@ def reaches(
             granted = {
                 action
                 for permission in policy.roles[grant.role].permissions
+                if permission.holds_on(upstream.name)
                 for action in permission.actions
             }
             for name in grant.to:

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from authz_server.identity.spiffe_pattern import ANY_SEGMENT, SpiffePattern
 from authz_server.operations.actions import DATASET_ACTIONS, Action
 from authz_server.policy.model import (
+    ALWAYS,
     AccessPolicy,
+    Condition,
+    Grant,
     Group,
     Permission,
     Upstream,
@@ -78,10 +81,12 @@ def compile_policy(policy: AccessPolicy, rego_digest: bytes = b"") -> CompiledPo
         "patterns": _patterns(policy.groups.values()),
         "users": _users(policy.groups.values()),
         "grants": _grants(policy),
+        "conditional": _conditional(
+            policy, [grant for grant in policy.grants if grant.when != ALWAYS]
+        ),
+        "denials": _conditional(policy, policy.denials),
     }
-    data = json.dumps(
-        {ROOT: access}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode()
+    data = _canonical({ROOT: access}).encode()
     digest = hashlib.sha256(hashlib.sha256(data).digest() + rego_digest).hexdigest()
     return CompiledPolicy(data=data, revision=digest[:_REVISION_CHARS])
 
@@ -164,15 +169,67 @@ def _grants(policy: AccessPolicy) -> _Json:
     """Group -> upstream -> action -> what is permitted, each leaf a role's name."""
     grants: _Json = {}
     for grant in policy.grants:
-        for permission in policy.roles[grant.role].permissions:
-            for group in grant.to:
-                for on in grant.on:
+        if grant.when == ALWAYS:
+            _add_grant(grants, policy, grant)
+    _add_prefix_lengths(grants)
+    return grants
+
+
+def _conditional(policy: AccessPolicy, grants: Iterable[Grant]) -> _Json:
+    """Group -> upstream -> action -> [{if, permitted}], an item a condition."""
+    by_condition: dict[Condition, _Json] = {}
+    for grant in grants:
+        _add_grant(by_condition.setdefault(grant.when, {}), policy, grant)
+    conditional: _Json = {}
+    for condition, trees in sorted(
+        by_condition.items(), key=lambda item: _canonical(_if(policy, item[0]))
+    ):
+        _add_prefix_lengths(trees)
+        for group, by_upstream in trees.items():
+            for upstream, by_action in by_upstream.items():
+                for action, permitted in by_action.items():
+                    conditional.setdefault(group, {}).setdefault(
+                        upstream, {}
+                    ).setdefault(action, []).append(
+                        {"if": _if(policy, condition), "permitted": permitted}
+                    )
+    return conditional
+
+
+def _if(policy: AccessPolicy, condition: Condition) -> _Json:
+    """Return `condition`, each part of which must be true; absent parts are."""
+    found: _Json = {}
+    if condition.users:
+        found["users"] = dict.fromkeys(condition.users, True)
+    if condition.namespaces:
+        found["namespaces"] = dict.fromkeys(condition.namespaces, True)
+    if condition.upstreams:
+        found["workloads"] = dict.fromkeys(
+            (
+                policy.workload_id(policy.upstreams[name])
+                for name in condition.upstreams
+            ),
+            True,
+        )
+    if condition.time is not None:
+        found["time"] = str(condition.time)
+    return found
+
+
+def _add_grant(into: _Json, policy: AccessPolicy, grant: Grant) -> None:
+    for permission in policy.roles[grant.role].permissions:
+        for group in grant.to:
+            for on in grant.on:
+                if permission.holds_on(on):
                     _add_permission(
-                        grants.setdefault(group, {}).setdefault(on, {}),
+                        into.setdefault(group, {}).setdefault(on, {}),
                         permission,
                         grant.role,
                         policy.upstreams[on],
                     )
+
+
+def _add_prefix_lengths(grants: _Json) -> None:
     for by_upstream in grants.values():
         for by_action in by_upstream.values():
             for permitted in by_action.values():
@@ -180,7 +237,10 @@ def _grants(policy: AccessPolicy) -> _Json:
                     permitted["prefix_lengths"] = sorted(
                         {len(prefix) for prefix in permitted["prefix"]}
                     )
-    return grants
+
+
+def _canonical(value: _Json) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _add_permission(
@@ -212,6 +272,8 @@ def _add_models(
 ) -> None:
     if action in SERVER_ACTIONS | GATED_ACTIONS:
         permitted["server"] = role
+        if not permission.models:
+            permitted["bare"] = role
     limits: _Json = {"any": role}
     if permission.versions:
         limits = {"only": dict.fromkeys(permission.versions, role)}

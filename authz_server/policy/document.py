@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import TrustDomain
-from authz_server.operations.actions import DATASET_ACTIONS, OPENAI_ACTIONS, Action
-from authz_server.policy.model import AccessPolicy, Grant, Role, Upstream, UpstreamKind
+from authz_server.policy.grants import GrantReader
+from authz_server.policy.model import AccessPolicy
+from authz_server.policy.nested_groups import flatten
 from authz_server.policy.nodes import (
     Map,
     Node,
@@ -20,13 +21,11 @@ from authz_server.policy.nodes import (
     Problems,
     Scalar,
     compose,
-    suggest,
 )
-from authz_server.policy.roles import SERVER_ACTIONS, RoleReader
+from authz_server.policy.roles import RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["PolicyDocumentError", "Problem", "load_policy", "parse_policy"]
@@ -93,7 +92,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         top["spec"],
         "spec",
         ("trustDomain", "upstreams", "groups", "roles", "grants"),
-        ("federatesWith",),
+        ("federatesWith", "denials"),
     )
     trust_domain = _trust_domain(
         problems, problems.string(spec.get("trustDomain"), "trustDomain")
@@ -108,16 +107,13 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         problems.add(spec["upstreams"], "upstreams are empty", "name at least one")
     datasets = {name for upstream in upstreams.values() for name in upstream.datasets}
     groups = read_named(problems, spec.get("groups"), "groups", reader.group)
-    role_reader = RoleReader(problems, datasets)
+    groups = flatten(problems, spec.get("groups"), groups)
+    role_reader = RoleReader(problems, datasets, upstreams)
     roles = read_named(problems, spec.get("roles"), "roles", role_reader.role)
-    names: dict[str, Mapping[str, object]] = {
-        "group": groups,
-        "role": roles,
-        "upstream": upstreams,
-    }
-    grants = _grants(problems, spec.get("grants"), names)
-    if not problems.found:
-        _check_grants(problems, spec["grants"], grants, roles, upstreams)
+    grant_reader = GrantReader(problems, groups, roles, upstreams)
+    grants = grant_reader.grants(spec.get("grants"), "grants")
+    denials = grant_reader.grants(spec.get("denials"), "denials")
+    grant_reader.check_use()
     if trust_domain is None:
         return None
     return AccessPolicy(
@@ -128,6 +124,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         groups=groups,
         roles=roles,
         grants=grants,
+        denials=denials,
     )
 
 
@@ -159,76 +156,3 @@ def _federates_with(
             problems.add(scalar, "this is the trustDomain itself", "take it out")
         federated.append(trust_domain)
     return tuple(federated)
-
-
-def _grants(
-    problems: Problems, node: Node | None, names: Mapping[str, Mapping[str, object]]
-) -> tuple[Grant, ...]:
-    if node is None:
-        return ()
-    # `grants: []` says something: nobody may do anything.
-    items = problems.sequence(node, "grants")
-    grants = []
-    for item in items:
-        fields = problems.fields(item, "a grant", ("role", "to", "on"), ())
-        role = problems.string(fields.get("role"), "role of a grant")
-        to = problems.strings(fields.get("to"), "'to' of a grant", "name a group")
-        on = problems.strings(fields.get("on"), "'on' of a grant", "name an upstream")
-        roles = [] if role is None else [role]
-        for section, scalars in (("role", roles), ("group", to), ("upstream", on)):
-            for scalar in scalars:
-                if scalar.text not in names[section]:
-                    problems.add(
-                        scalar,
-                        f"{section} {scalar.text!r} is not defined",
-                        suggest(scalar.text, names[section]),
-                    )
-        grants.append(
-            Grant(
-                role="" if role is None else role.text,
-                to=tuple(scalar.text for scalar in to),
-                on=tuple(scalar.text for scalar in on),
-            )
-        )
-    return tuple(grants)
-
-
-def _check_grants(
-    problems: Problems,
-    node: Node,
-    grants: tuple[Grant, ...],
-    roles: Mapping[str, Role],
-    upstreams: Mapping[str, Upstream],
-) -> None:
-    """Note each grant of a role on an upstream where the role can give nothing."""
-    for item, grant in zip(problems.sequence(node, "grants"), grants, strict=True):
-        for name in grant.on:
-            if not _gives_something(roles[grant.role], upstreams[name]):
-                problems.add(
-                    item,
-                    f"role {grant.role!r} gives nothing on upstream {name!r}",
-                    f"take {name} out of 'on', or change the role",
-                )
-
-
-def _gives_something(role: Role, upstream: Upstream) -> bool:
-    if upstream.kind is UpstreamKind.DATASET:
-        return any(
-            not upstream.datasets.keys().isdisjoint(permission.datasets)
-            for permission in role.permissions
-        )
-    if upstream.kind is UpstreamKind.OPENAI:
-        # None of its calls names a version; what is not about one model needs none.
-        return any(
-            not OPENAI_ACTIONS.isdisjoint(permission.actions)
-            and (not permission.versions or Action.HEALTH in permission.actions)
-            for permission in role.permissions
-        )
-    # And none of Triton's own names an adapter.
-    return any(
-        not DATASET_ACTIONS.issuperset(permission.actions)
-        and (
-            not permission.adapters or not SERVER_ACTIONS.isdisjoint(permission.actions)
-        )
-        for permission in role.permissions
-    )

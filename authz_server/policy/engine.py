@@ -39,7 +39,9 @@ _MAX_RESULT_BYTES: Final = 64 * 1024
 _TICK_S: Final = 0.01
 
 _KEYS: Final = frozenset({"allow", "reason", "role", "ttl_seconds"})
-_DENIALS: Final = frozenset({Reason.NOT_GRANTED, Reason.PRINCIPAL_UNKNOWN})
+_DENIALS: Final = frozenset(
+    {Reason.NOT_GRANTED, Reason.EXPLICITLY_DENIED, Reason.PRINCIPAL_UNKNOWN}
+)
 
 # Not a caller that could exist: the trust domain is reserved (RFC 2606 §2).
 _WARM_UP: Final = json.dumps(
@@ -55,6 +57,7 @@ _WARM_UP: Final = json.dumps(
             "",
         ),
         "http": {"method": "GET", "path": "/", "host": "", "headers": {}},
+        "time": {"open": []},
     }
 ).encode()
 
@@ -65,8 +68,9 @@ class Verdict:
 
     Attributes:
         allow: whether the operation is permitted.
-        reason: GRANTED, NOT_GRANTED or PRINCIPAL_UNKNOWN.
-        role: the role that gave it, for the audit; empty if none did or none is known.
+        reason: GRANTED, NOT_GRANTED, EXPLICITLY_DENIED or PRINCIPAL_UNKNOWN.
+        role: the role that gave it, or by which it is denied, for the audit; empty if
+            none did or none is known.
         ttl_s: for how long at most the answer may be reused; None for no bound of the
             policy's own.
     """

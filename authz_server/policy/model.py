@@ -9,10 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from authz_server.identity.spiffe_id import TrustDomain
+from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 from authz_server.identity.spiffe_pattern import SpiffePattern
 from authz_server.operations.actions import Action
+from authz_server.policy.time_limit import TimeLimit
 
 
 class UpstreamKind(enum.StrEnum):
@@ -67,12 +69,18 @@ class UserClaim:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A named set of callers: union of all its members."""
+    """A named set of callers: union of all its members.
+
+    Attributes:
+        spiffe, workloads, users: those of nested groups among them.
+        groups: names of the groups that were nested in it.
+    """
 
     name: str
     spiffe: tuple[SpiffePattern, ...]
     workloads: tuple[Workload, ...]
     users: tuple[UserClaim, ...]
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class Permission:
         versions: version numbers; empty means every version, also the unnamed latest.
         adapters: names; empty means every adapter, and the model without one. A
             permission with versions has none.
+        upstreams: where it holds; empty means wherever its role is granted.
     """
 
     actions: tuple[Action, ...]
@@ -91,6 +100,11 @@ class Permission:
     versions: tuple[str, ...]
     adapters: tuple[str, ...]
     datasets: tuple[str, ...]
+    upstreams: tuple[str, ...] = ()
+
+    def holds_on(self, upstream: str) -> bool:
+        """Return whether it says anything of `upstream`."""
+        return not self.upstreams or upstream in self.upstreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +116,47 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What must be true of a call beside who calls; nothing, if all is left out.
+
+    Attributes:
+        users: groups; the call must be for a user of one of them.
+        namespaces: of Kubernetes, in the policy's own trust domain; the caller's ID
+            must be one of a service account there.
+        upstreams: the caller must itself be what runs behind one of them.
+        time: when it holds.
+    """
+
+    users: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
+    time: TimeLimit | None = None
+
+
+ALWAYS: Final = Condition()
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
-    """Gives `role` to the groups `to` on the upstreams `on`."""
+    """Gives `role` to the groups `to` on the upstreams `on`; or, as a denial, takes it.
+
+    Attributes:
+        when: what must be true for it to count.
+    """
 
     role: str
     to: tuple[str, ...]
     on: tuple[str, ...]
+    when: Condition = ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Who may do what to which model where."""
+    """Who may do what to which model where.
+
+    Attributes:
+        denials: what nobody gets whom they name, whatever the grants say.
+    """
 
     name: str
     trust_domain: TrustDomain
@@ -121,8 +165,25 @@ class AccessPolicy:
     groups: Mapping[str, Group]
     roles: Mapping[str, Role]
     grants: tuple[Grant, ...]
+    denials: tuple[Grant, ...] = ()
 
     @property
     def trust_domains(self) -> frozenset[TrustDomain]:
         """Every trust domain whose workloads may appear as callers."""
         return frozenset((self.trust_domain, *self.federates_with))
+
+    @property
+    def time_limits(self) -> frozenset[TimeLimit]:
+        """Everything in it that depends on the time."""
+        return frozenset(
+            grant.when.time
+            for grant in (*self.grants, *self.denials)
+            if grant.when.time is not None
+        )
+
+    def workload_id(self, upstream: Upstream) -> str:
+        """Return the SPIFFE ID of `upstream` in Istio's form; empty if it has none."""
+        if not upstream.namespace or not upstream.service_account:
+            return ""
+        path = ("ns", upstream.namespace, "sa", upstream.service_account)
+        return str(SpiffeId(self.trust_domain, path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from authz_server.errors import Reason, RequestError
 from authz_server.facts import Facts
@@ -11,8 +12,17 @@ from authz_server.operations.operation import Operation
 from authz_server.operations.upstreams import normalize_host
 
 
-def build_question(identity: Identity, operation: Operation, facts: Facts) -> bytes:
+def build_question(
+    identity: Identity,
+    operation: Operation,
+    facts: Facts,
+    open_times: Sequence[str] = (),
+) -> bytes:
     """Return the policy's input as JSON in ASCII.
+
+    Args:
+        open_times: names of the policy's time limits that hold now. The time itself is
+            none of it: an answer must stay right until one of them changes.
 
     Raises:
         RequestError: if a header that the policy reads came twice, or is not UTF-8.
@@ -50,6 +60,7 @@ def build_question(identity: Identity, operation: Operation, facts: Facts) -> by
                     name: _only(name, values) for name, values in facts.headers
                 },
             },
+            "time": {"open": open_times},
         },
         separators=(",", ":"),
     ).encode("ascii")

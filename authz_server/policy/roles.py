@@ -46,11 +46,17 @@ EVERY_MODEL_ACTIONS: Final = frozenset(
 
 
 class RoleReader:
-    """Reads roles, whose permissions may name these `datasets`."""
+    """Reads roles, whose permissions may name these datasets and upstreams."""
 
-    def __init__(self, problems: Problems, datasets: Collection[str]) -> None:
+    def __init__(
+        self,
+        problems: Problems,
+        datasets: Collection[str],
+        upstreams: Collection[str],
+    ) -> None:
         self._problems = problems
         self._datasets = datasets
+        self._upstreams = upstreams
 
     def role(self, name: str, node: Node) -> Role:
         """Return one role."""
@@ -66,7 +72,7 @@ class RoleReader:
     def _permission(self, node: Node, what: str) -> Permission:
         what = f"a permission of {what}"
         fields = self._problems.fields(
-            node, what, ("actions",), ("models", *_LIMITS, "datasets")
+            node, what, ("actions",), ("models", *_LIMITS, "datasets", "upstreams")
         )
         actions = self._actions(fields.get("actions"), what)
         model_actions = set(actions) - DATASET_ACTIONS
@@ -113,6 +119,7 @@ class RoleReader:
             versions=self._versions(fields.get("versions"), what),
             adapters=self._adapters(fields.get("adapters"), what),
             datasets=self._dataset_names(fields.get("datasets"), what),
+            upstreams=self._upstream_names(fields.get("upstreams"), what),
         )
 
     def _actions(self, node: Node | None, what: str) -> tuple[Action, ...]:
@@ -172,5 +179,16 @@ class RoleReader:
                     name,
                     f"no upstream has a dataset {name.text!r}",
                     suggest(name.text, self._datasets),
+                )
+        return tuple(name.text for name in names)
+
+    def _upstream_names(self, node: Node | None, what: str) -> tuple[str, ...]:
+        names = self._problems.strings(node, f"upstreams of {what}")
+        for name in names:
+            if name.text not in self._upstreams:
+                self._problems.add(
+                    name,
+                    f"upstream {name.text!r} is not defined",
+                    suggest(name.text, self._upstreams),
                 )
         return tuple(name.text for name in names)

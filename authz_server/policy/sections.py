@@ -248,10 +248,12 @@ class SectionReader:
     def group(self, name: str, node: Node) -> Group:
         """Return one group."""
         what = f"group {name!r}"
-        fields = self._problems.fields(node, what, (), ("spiffe", "workloads", "users"))
-        if not {"spiffe", "users"} & fields.keys():
+        fields = self._problems.fields(
+            node, what, (), ("spiffe", "workloads", "users", "groups")
+        )
+        if not {"spiffe", "users", "groups"} & fields.keys():
             self._problems.add(
-                node, f"{what} has no members", "add 'spiffe:' or 'users:'"
+                node, f"{what} has no members", "add 'spiffe:', 'users:' or 'groups:'"
             )
         spiffe = self._patterns(fields.get("spiffe"), what)
         if "workloads" in fields and "spiffe" not in fields:
@@ -273,6 +275,12 @@ class SectionReader:
                 self._user(item, what)
                 for item in self._problems.items(
                     fields.get("users"), f"users of {what}"
+                )
+            ),
+            groups=tuple(
+                scalar.text
+                for scalar in self._problems.strings(
+                    fields.get("groups"), f"groups of {what}"
                 )
             ),
         )

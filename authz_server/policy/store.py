@@ -18,6 +18,7 @@ from authz_server.policy.building import shipped_wasm
 from authz_server.policy.compiler import compile_policy
 from authz_server.policy.document import load_policy
 from authz_server.policy.engine import Engine
+from authz_server.policy.time_limit import Schedule
 from authz_server.policy.upstream_index import index_upstreams
 from authz_server.watch import Fingerprint, Watch, fingerprint
 
@@ -39,11 +40,13 @@ class LoadedPolicy:
 
     Attributes:
         upstreams: how requests name the policy's upstreams.
+        schedule: which of its time limits hold.
         revision: changes whenever any decision could.
     """
 
     policy: AccessPolicy
     upstreams: UpstreamIndex
+    schedule: Schedule
     engine: Engine
     revision: str
 
@@ -158,6 +161,7 @@ class PolicyStore:
         loaded = LoadedPolicy(
             policy=policy,
             upstreams=index_upstreams(policy),
+            schedule=Schedule(policy.time_limits),
             engine=engine,
             revision=compiled.revision,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.operations.upstreams import ANY_LABEL, DatasetUpstream, UpstreamIndex
 from authz_server.policy.model import AccessPolicy, Upstream, UpstreamKind
 
@@ -16,10 +15,8 @@ def index_upstreams(policy: AccessPolicy) -> UpstreamIndex:
     by_principal: dict[str, str | None] = {}
     by_host: dict[str, str | None] = {}
     for upstream in policy.upstreams.values():
-        if upstream.namespace and upstream.service_account:
-            # Istio's form of a workload's SPIFFE ID.
-            path = ("ns", upstream.namespace, "sa", upstream.service_account)
-            workload = str(SpiffeId(policy.trust_domain, path))
+        workload = policy.workload_id(upstream)
+        if workload:
             by_principal[workload] = None if workload in by_principal else upstream.name
         for host in upstream.hosts:
             by_host[host] = None if host in by_host else upstream.name

@@ -30,6 +30,7 @@ from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline, Settings
 from authz_server.policy.engine import Verdict
 from authz_server.policy.store import LoadedPolicy, PolicyStore
+from authz_server.policy.time_limit import Schedule, TimeLimit
 
 ALLOWED = bytes(check_request())
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -61,9 +62,11 @@ class SlowEngine:
     def __init__(self, time: Time, seconds: float, verdict: Verdict) -> None:
         self._time, self._seconds, self._verdict = time, seconds, verdict
         self.evaluations = 0
+        self.open: list[list[str]] = []
 
-    def evaluate(self, _: bytes) -> Verdict:
+    def evaluate(self, question: bytes) -> Verdict:
         self.evaluations += 1
+        self.open.append(json.loads(question)["time"]["open"])
         self._time.pass_(self._seconds)
         return self._verdict
 
@@ -339,3 +342,22 @@ def test_a_stream_needs_the_action_on_every_model(loaded: LoadedPolicy) -> None:
     assert reason_of(bench.check(raw)) == Reason.NOT_GRANTED
     assert bench.event["action"] == "inference-stream"
     assert bench.event["scope"] == "every-model"
+
+
+def test_what_depends_on_the_time_is_remembered_until_that_changes(
+    loaded: LoadedPolicy,
+) -> None:
+    bench = Bench(loaded)
+    now_s = bench.time.now.wall_s
+    limit = TimeLimit(since_s=now_s - 5, until_s=now_s + 20)
+    bench.source.current = dataclasses.replace(loaded, schedule=Schedule([limit]))
+    engine = bench.with_engine(0.0, GRANTED)
+    for seconds, evaluations in ((0.0, 1), (19.0, 1), (1.0, 2), (1.0, 2)):
+        bench.time.pass_(seconds)
+        bench.check()
+        assert engine.evaluations == evaluations
+    assert engine.open == [[str(limit)], []]
+    # Nor does a clock that is set back bring an answer from later.
+    bench.time.now = Instant(now_s + 10, bench.time.now.steady_s)
+    bench.check()
+    assert engine.open == [[str(limit)], [], [str(limit)]]

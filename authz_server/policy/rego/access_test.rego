@@ -187,3 +187,140 @@ test_a_known_caller_without_a_grant_is_told_apart if {
 	_decision(_one, _infer("z", "")) == {"allow": false, "reason": "not_granted", "role": ""}
 	_decision(_caller(["nobody"]), _infer("m", "")) == {"allow": false, "reason": "principal_unknown", "role": ""}
 }
+
+# Conditions and denials.
+
+_conditional_index := {
+	"policy": {"trust_domain": "a.example"},
+	"exact": {
+		"spiffe://a.example/ns/x/sa/one": ["g"],
+		"spiffe://a.example/ns/y/sa/two": ["g"],
+		"spiffe://a.example/x": ["g"],
+		"spiffe://b.example/ns/x/sa/one": ["g"],
+	},
+	"users": {"https://idp.example": {"groups": {"ml": ["people"]}}},
+	"conditional": {"g": {"triton": {
+		"inference": [
+			{"if": {"users": {"people": true}}, "permitted": {"all": {"any": "for-people"}}},
+			{"if": {"namespaces": {"x": true}}, "permitted": {"all": {"any": "from-x"}}},
+			{"if": {"workloads": {"spiffe://a.example/x": true}}, "permitted": {"all": {"any": "for-server"}}},
+			{"if": {"time": "nights"}, "permitted": {"all": {"any": "at-night"}}},
+		],
+		"trace": [{"if": {"namespaces": {"x": true}, "time": "nights"}, "permitted": {"all": {"any": "both"}}}],
+	}}},
+}
+
+_conditional_roles(principal, user, open, action) := result if {
+	result := access.roles with data.access as _conditional_index
+		with input as {"principal": principal, "user": user, "time": {"open": open}, "operation": _op(action, "model", "m", "")}
+}
+
+_two := _caller(["ns", "y", "sa", "two"])
+
+_server := _caller(["x"])
+
+_foreign := {"id": "spiffe://b.example/ns/x/sa/one", "trust_domain": "b.example", "path": ["ns", "x", "sa", "one"]}
+
+test_a_condition_on_users_needs_such_a_user if {
+	_conditional_roles(_two, null, [], "inference") == set()
+	_conditional_roles(_two, _user({"groups": "ml"}), [], "inference") == {"for-people"}
+	_conditional_roles(_two, _user({"groups": "other"}), [], "inference") == set()
+}
+
+test_a_condition_on_namespaces_needs_an_id_of_that_form_and_trust_domain if {
+	_conditional_roles(_one, null, [], "inference") == {"from-x"}
+	_conditional_roles(_foreign, null, [], "inference") == set()
+}
+
+test_a_condition_on_upstreams_needs_their_id if {
+	_conditional_roles(_server, null, [], "inference") == {"for-server"}
+}
+
+test_a_condition_on_time_needs_it_to_be_open if {
+	_conditional_roles(_two, null, ["nights"], "inference") == {"at-night"}
+	_conditional_roles(_two, null, ["days"], "inference") == set()
+	undefined_time := access.roles with data.access as _conditional_index
+		with input as {"principal": _two, "user": null, "operation": _infer("m", "")}
+	undefined_time == set()
+}
+
+test_all_parts_of_a_condition_must_be_true if {
+	_conditional_roles(_one, null, [], "trace") == set()
+	_conditional_roles(_two, null, ["nights"], "trace") == set()
+	_conditional_roles(_one, null, ["nights"], "trace") == {"both"}
+}
+
+_denying_index := {
+	"policy": {"trust_domain": "a.example"},
+	"exact": {"spiffe://a.example/ns/x/sa/one": ["g"], "spiffe://a.example/ns/y/sa/two": ["g"]},
+	"grants": {"g": {
+		"triton": {action: {"all": {"any": "all"}, "server": "all"} |
+			some action in ["inference", "health", "metadata", "model-list", "metrics", "statistics"]
+		},
+		"data": {"dataset-read": {"datasets": {"images": "all", "films": "all"}}},
+	}},
+	"denials": {"g": {
+		"triton": {
+			"inference": [{"if": {}, "permitted": {"exact": {
+				"m": {"any": "no-m"},
+				"v": {"only": {"1": "no-v1"}},
+				"a": {"adapters": {"sql": "no-sql"}},
+			}}}],
+			"health": [{"if": {}, "permitted": {"server": "no-health", "bare": "no-health"}}],
+			"metadata": [{"if": {}, "permitted": {"server": "no-metadata", "all": {"any": "no-metadata"}}}],
+			"model-list": [{"if": {}, "permitted": {"prefix": {"p": {"only": {"1": "no-p"}}}, "prefix_lengths": [1]}}],
+			"metrics": [{"if": {"namespaces": {"y": true}}, "permitted": {"all": {"adapters": {"sql": "no-metrics"}}}}],
+		},
+		"data": {"dataset-read": [{"if": {}, "permitted": {"datasets": {"images": "no-images"}}}]},
+	}},
+}
+
+_denied(principal, operation) := result if {
+	result := access.decision with data.access as _denying_index
+		with input as {"principal": principal, "user": null, "time": {"open": []}, "operation": operation}
+}
+
+_allowed := {"allow": true, "reason": "granted", "role": "all"}
+
+_taken(role) := {"allow": false, "reason": "explicitly_denied", "role": role}
+
+test_a_denial_takes_what_a_role_gives if {
+	_denied(_one, _infer("m", "")) == _taken("no-m")
+	_denied(_one, _infer("m", "7")) == _taken("no-m")
+	_denied(_one, _infer("other", "")) == _allowed
+}
+
+test_a_denial_of_a_version_takes_the_unnamed_one_too if {
+	_denied(_one, _infer("v", "1")) == _taken("no-v1")
+	_denied(_one, _infer("v", "")) == _taken("no-v1")
+	_denied(_one, _infer("v", "2")) == _allowed
+}
+
+test_a_denial_of_an_adapter_leaves_the_model if {
+	_denied(_one, object.union(_infer("a", ""), {"adapter": "sql"})) == _taken("no-sql")
+	_denied(_one, object.union(_infer("a", ""), {"adapter": "law"})) == _allowed
+	_denied(_one, _infer("a", "")) == _allowed
+}
+
+test_a_denial_on_some_models_takes_what_touches_every_model if {
+	_denied(_one, _op("model-list", "every-model", "", "")) == _taken("no-p")
+	_denied(_one, _op("inference", "every-model", "", "")) == _taken("no-m")
+	_denied(_one, _op("statistics", "every-model", "", "")) == _allowed
+}
+
+test_a_denial_with_a_condition_counts_only_where_it_is_true if {
+	_denied(_one, _op("metrics", "every-model", "", "")) == _allowed
+	_denied(_two, _op("metrics", "every-model", "", "")) == _taken("no-metrics")
+}
+
+test_the_server_itself_is_denied_with_all_models_or_none if {
+	_denied(_one, _op("health", "server", "", "")) == _taken("no-health")
+	_denied(_one, _op("metadata", "server", "", "")) == _taken("no-metadata")
+	_denied(_one, _op("inference", "server", "", "")) == _allowed
+}
+
+test_a_dataset_is_denied_by_name if {
+	reading := {"action": "dataset-read", "scope": "dataset", "model": "", "version": "", "adapter": "", "upstream": "data", "dataset": "images"}
+	_denied(_one, reading) == _taken("no-images")
+	_denied(_one, object.union(reading, {"dataset": "films"})) == _allowed
+}

@@ -337,4 +337,5 @@ def test_the_comment_says_what_stays_with_the_server(
 ) -> None:
     text = comment(emit_istio(policy, mesh), "authorization-policies.yaml")
 
-    assert "action, model, version, dataset and user stay with the server" in text
+    stays = "action, model, version, dataset, user, conditions and denials stay with"
+    assert stays in text

@@ -15,16 +15,21 @@ from authz_server.policy.building import shipped_wasm
 from authz_server.policy.compiler import compile_policy
 from authz_server.policy.document import PolicyDocumentError, parse_policy
 from authz_server.policy.engine import Engine
-from authz_server.policy.model import AccessPolicy, Permission, UpstreamKind
+from authz_server.policy.model import AccessPolicy, Condition, Permission, UpstreamKind
 
 POLICIES = 40
-QUESTIONS = 80
+QUESTIONS = 300
 
 SEGMENTS = ("ns", "a", "b", "sa")
 DOMAINS = ("one.example", "two.example")
 MODELS = ("m", "mm", "m-1", "k", "k.2")
 ADAPTERS = ("sql", "law")
 ISSUERS = ("https://i.example", "https://j.example")
+TIMES = (
+    "mon,tue,wed,thu,fri,sat,sun 06:00-22:00 UTC",
+    "until 2030-01-01T00:00:00Z",
+    "mon,tue,wed,thu,fri,sat,sun 06:00-22:00 UTC, until 2030-01-01T00:00:00Z",
+)
 MODEL_ACTIONS = ("inference", "health", "metadata", "model-repository")
 EVERY_MODEL = ("model-list", "metrics")
 
@@ -60,7 +65,37 @@ def make_permission(rng: random.Random) -> dict[str, Any]:
         # With health it gives something on every upstream.
         permission["actions"] = sorted({*permission["actions"], "health"})
         permission["adapters"] = some(rng, ADAPTERS, 1)
+    if rng.random() < 0.2:
+        permission["upstreams"] = some(rng, ("t1", "t2"), 1)
     return permission
+
+
+def make_condition(rng: random.Random) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "users": ["people"],
+        "namespaces": some(rng, ("a", "b"), 1),
+        "upstreams": ["t1"],
+        "times": [{"from": "06:00", "to": "22:00", "zone": "UTC"}],
+        "until": "2030-01-01T00:00:00Z",
+    }
+    keys = some(rng, ("users", "namespaces", "upstreams", "times", "until"), 2)
+    return {key: parts[key] for key in keys}
+
+
+def make_grants(
+    rng: random.Random, groups: dict[str, Any], roles: dict[str, Any], share: float
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": role,
+            "to": some(rng, tuple(groups), 2),
+            "on": [upstream],
+            **({"when": make_condition(rng)} if rng.random() < 0.4 else {}),
+        }
+        for role in roles
+        for upstream in ("t1", "t2", "s1", "s2")
+        if _fits(roles[role], upstream) and rng.random() < share
+    ]
 
 
 def make_policy(rng: random.Random) -> AccessPolicy:
@@ -78,6 +113,10 @@ def make_policy(rng: random.Random) -> AccessPolicy:
                 }
                 for _ in range(2)
             ]
+    groups["people"] = {
+        "users": [{"issuer": ISSUERS[0], "claim": "groups", "value": "v"}]
+    }
+    groups["both"] = {"groups": some(rng, ("g1", "g2", "people"), 2)}
     roles = {
         name: [make_permission(rng) for _ in range(rng.randint(1, 3))]
         for name in ("r1", "r2", "r3", "r4", "r5")
@@ -90,23 +129,15 @@ def make_policy(rng: random.Random) -> AccessPolicy:
             "trustDomain": DOMAINS[0],
             "federatesWith": [DOMAINS[1]],
             "upstreams": {
-                "t1": {"kind": "triton"},
+                "t1": {"kind": "triton", "namespace": "a", "serviceAccount": "b"},
                 "t2": {"kind": "triton"},
                 "s1": {"kind": "dataset", "datasets": {"d": "/d", "e": "/e"}},
                 "s2": {"kind": "dataset", "datasets": {"d": "/d"}},
             },
             "groups": groups,
             "roles": roles,
-            "grants": [
-                {
-                    "role": role,
-                    "to": some(rng, tuple(groups), 2),
-                    "on": [upstream],
-                }
-                for role in roles
-                for upstream in ("t1", "t2", "s1", "s2")
-                if _fits(roles[role], upstream) and rng.random() < 0.7
-            ],
+            "grants": make_grants(rng, groups, roles, 0.7),
+            "denials": make_grants(rng, groups, roles, 0.4),
         },
     }
     return parse_policy(json.dumps(document), "generated")
@@ -115,15 +146,23 @@ def make_policy(rng: random.Random) -> AccessPolicy:
 def _fits(permissions: list[dict[str, Any]], upstream: str) -> bool:
     wanted = {"s1": {"d", "e"}, "s2": {"d"}}.get(upstream)
     if wanted is None:
-        return any("datasets" not in permission for permission in permissions)
+        return any(
+            "datasets" not in permission
+            and upstream in permission.get("upstreams", [upstream])
+            for permission in permissions
+        )
     return any(
-        wanted & set(permission.get("datasets", [])) for permission in permissions
+        wanted & set(permission.get("datasets", []))
+        and upstream in permission.get("upstreams", [upstream])
+        for permission in permissions
     )
 
 
 def make_question(rng: random.Random) -> dict[str, Any]:
     domain = rng.choice(DOMAINS)
     path = rng.choices(SEGMENTS, k=rng.randint(1, 5))
+    if rng.random() < 0.5:
+        path = ["ns", rng.choice(SEGMENTS), "sa", rng.choice(SEGMENTS)]
     scope = rng.choice(("model", "model", "model", "every-model", "server", "dataset"))
     user = None
     if rng.random() < 0.4:
@@ -155,6 +194,7 @@ def make_question(rng: random.Random) -> dict[str, Any]:
             "dataset": rng.choice(("d", "e")) if scope == "dataset" else "",
         },
         "http": {"method": "GET", "path": "/", "host": "", "headers": {}},
+        "time": {"open": rng.sample(TIMES, rng.randint(0, len(TIMES)))},
     }  # fmt: skip
 
 
@@ -211,21 +251,79 @@ def gives(permission: Permission, kind: UpstreamKind, asked: dict[str, Any]) -> 
     )
 
 
+def takes(permission: Permission, kind: UpstreamKind, asked: dict[str, Any]) -> bool:
+    """Return whether a denial of `permission` takes what could touch it."""
+    action = Action(asked["action"])
+    limits = permission.versions or permission.adapters
+    if action not in permission.actions:
+        return False
+    if (action in DATASET_ACTIONS) is not (kind is UpstreamKind.DATASET):
+        return False
+    touches = {
+        "dataset": asked["dataset"] in permission.datasets,
+        "every-model": bool(permission.models),
+        "server": "*" in permission.models and not limits
+        if permission.models
+        else action in {Action.HEALTH, Action.METADATA},
+        "model": any(names_model(model, asked["model"]) for model in permission.models)
+        and (
+            not limits
+            or asked["version"] in permission.versions
+            or (bool(permission.versions) and not asked["version"])
+            or asked["adapter"] in permission.adapters
+        ),
+    }
+    return touches[asked["scope"]]
+
+
+def holds(policy: AccessPolicy, when: Condition, asked: dict[str, Any]) -> bool:
+    of_user = member_of(policy, {**asked, "principal": NOBODY})
+    trust_domain, path = asked["principal"]["trust_domain"], asked["principal"]["path"]
+    return (
+        (not when.users or bool(of_user & set(when.users)))
+        and (
+            not when.namespaces
+            or (
+                trust_domain == policy.trust_domain.name
+                and [path[0], *path[2:3], len(path)] == ["ns", "sa", 4]
+                and path[1] in when.namespaces
+            )
+        )
+        and (
+            not when.upstreams
+            or (trust_domain, path)
+            == (policy.trust_domain.name, ["ns", "a", "sa", "b"])
+        )
+        and (when.time is None or str(when.time) in asked["time"]["open"])
+    )
+
+
+NOBODY = {"id": "spiffe://nobody.example/x"}
+
+
 def brute_force(policy: AccessPolicy, asked: dict[str, Any]) -> tuple[Reason, str]:
     groups = member_of(policy, asked)
     operation = asked["operation"]
     upstream = policy.upstreams[operation["upstream"]]
     if operation["dataset"] and operation["dataset"] not in upstream.datasets:
         return (Reason.NOT_GRANTED if groups else Reason.PRINCIPAL_UNKNOWN), ""
-    roles = {
-        grant.role
-        for grant in policy.grants
-        if groups & set(grant.to) and upstream.name in grant.on
-        for permission in policy.roles[grant.role].permissions
-        if gives(permission, upstream.kind, operation)
-    }
-    if roles:
-        return Reason.GRANTED, min(roles)
+    given, taken = (
+        {
+            grant.role
+            for grant in grants
+            if groups & set(grant.to)
+            and upstream.name in grant.on
+            and holds(policy, grant.when, asked)
+            for permission in policy.roles[grant.role].permissions
+            if permission.holds_on(upstream.name)
+            and applies(permission, upstream.kind, operation)
+        }
+        for grants, applies in ((policy.grants, gives), (policy.denials, takes))
+    )
+    if given and taken:
+        return Reason.EXPLICITLY_DENIED, min(taken)
+    if given:
+        return Reason.GRANTED, min(given)
     return (Reason.NOT_GRANTED if groups else Reason.PRINCIPAL_UNKNOWN), ""
 
 
@@ -257,8 +355,8 @@ def test_the_comparison_sees_every_kind_of_answer() -> None:
             key = (asked["operation"]["scope"], brute_force(policy, asked)[0].value)
             seen[key] = seen.get(key, 0) + 1
     for scope in ("model", "every-model", "server", "dataset"):
-        assert seen[scope, "granted"] >= 5
-        assert seen[scope, "not_granted"] >= 5
+        for answer in ("granted", "not_granted", "explicitly_denied"):
+            assert seen[scope, answer] >= 2
 
 
 def test_a_generated_policy_is_read_as_strictly_as_any() -> None:

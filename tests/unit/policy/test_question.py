@@ -45,6 +45,7 @@ def test_a_policy_may_ask_about_these_things_and_no_others() -> None:
             "host": "triton.factory.example",
             "headers": {"x-role": "inspect\u00f6r"},
         },
+        "time": {"open": []},
     }
 
 

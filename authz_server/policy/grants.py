@@ -1,0 +1,258 @@
+"""Reads the grants and denials of an access policy, and their conditions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from authz_server.operations.actions import DATASET_ACTIONS, OPENAI_ACTIONS, Action
+from authz_server.policy.model import (
+    ALWAYS,
+    Condition,
+    Grant,
+    Group,
+    Role,
+    Upstream,
+    UpstreamKind,
+)
+from authz_server.policy.nodes import Map, Node, Problems, Scalar, suggest
+from authz_server.policy.roles import SERVER_ACTIONS
+from authz_server.policy.sections import read_name
+from authz_server.policy.time_limit import DAYS, MINUTES, TimeLimit, TimeWindow
+
+_CLOCK: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00", re.ASCII)
+_EVERY_DAY: Final = frozenset(range(len(DAYS)))
+_A_DATE: Final = 'write e.g. "2027-01-31T18:00:00Z"'
+
+
+class GrantReader:
+    """Reads grants, which may name these groups, roles and upstreams."""
+
+    def __init__(
+        self,
+        problems: Problems,
+        groups: Mapping[str, Group],
+        roles: Mapping[str, Role],
+        upstreams: Mapping[str, Upstream],
+    ) -> None:
+        self._problems = problems
+        self._groups = groups
+        self._roles = roles
+        self._upstreams = upstreams
+        self._read: list[tuple[Node, Grant]] = []
+
+    def grants(self, node: Node | None, key: str) -> tuple[Grant, ...]:
+        """Return the list under `key`, ``grants`` or ``denials``."""
+        if node is None:
+            return ()
+        # `grants: []` says something: nobody may do anything.
+        items = self._problems.sequence(node, key)
+        return tuple(self._grant(item, f"a {key[:-1]}") for item in items)
+
+    def _grant(self, node: Node, what: str) -> Grant:
+        fields = self._problems.fields(node, what, ("role", "to", "on"), ("when",))
+        role = self._problems.string(fields.get("role"), f"role of {what}")
+        if role is not None:
+            self._defined([role], "role", self._roles)
+        to = self._names(fields.get("to"), f"'to' of {what}", "group", self._groups)
+        on = self._names(
+            fields.get("on"), f"'on' of {what}", "upstream", self._upstreams
+        )
+        grant = Grant(
+            role="" if role is None else role.text,
+            to=to,
+            on=on,
+            when=self._condition(fields.get("when"), f"'when' of {what}"),
+        )
+        self._read.append((node, grant))
+        return grant
+
+    def _names(
+        self, node: Node | None, what: str, section: str, known: Mapping[str, object]
+    ) -> tuple[str, ...]:
+        article = "an" if section[0] == "u" else "a"
+        scalars = self._problems.strings(node, what, f"name {article} {section}")
+        self._defined(scalars, section, known)
+        return tuple(scalar.text for scalar in scalars)
+
+    def _defined(
+        self, scalars: list[Scalar], section: str, known: Mapping[str, object]
+    ) -> None:
+        for scalar in scalars:
+            if scalar.text not in known:
+                self._problems.add(
+                    scalar,
+                    f"{section} {scalar.text!r} is not defined",
+                    suggest(scalar.text, known),
+                )
+
+    def check_use(self) -> None:
+        """Note where a role has nothing to give, or to take, if all else is well."""
+        for node, grant in [] if self._problems.found else self._read:
+            role = self._roles[grant.role]
+            for name in grant.on:
+                if not _gives_something(role, self._upstreams[name]):
+                    self._problems.add(
+                        node,
+                        f"role {grant.role!r} gives nothing on upstream {name!r}",
+                        f"take {name} out of 'on', or change the role",
+                    )
+
+    # Conditions.
+
+    def _condition(self, node: Node | None, what: str) -> Condition:
+        if node is None:
+            return ALWAYS
+        fields = self._problems.fields(
+            node, what, (), ("users", "namespaces", "upstreams", *_TIME_KEYS)
+        )
+        if isinstance(node, Map) and not node.entries:
+            self._problems.add(node, f"{what} is empty", "leave the key out")
+        users = self._problems.strings(fields.get("users"), f"users of {what}")
+        self._defined(users, "group", self._groups)
+        for scalar in users:
+            group = self._groups.get(scalar.text)
+            if group is not None and not group.users:
+                self._problems.add(
+                    scalar,
+                    f"group {scalar.text!r} has no users",
+                    "name a group that has 'users:'",
+                )
+        servers = self._problems.strings(
+            fields.get("upstreams"), f"upstreams of {what}"
+        )
+        self._defined(servers, "upstream", self._upstreams)
+        for scalar in servers:
+            upstream = self._upstreams.get(scalar.text)
+            if upstream is not None and not (
+                upstream.namespace and upstream.service_account
+            ):
+                self._problems.add(
+                    scalar,
+                    f"upstream {scalar.text!r} has no SPIFFE ID to call with",
+                    "give it a namespace and a serviceAccount",
+                )
+        return Condition(
+            users=tuple(scalar.text for scalar in users),
+            namespaces=tuple(
+                read_name(self._problems, scalar, "namespace")
+                for scalar in self._problems.strings(
+                    fields.get("namespaces"), f"namespaces of {what}"
+                )
+            ),
+            upstreams=tuple(scalar.text for scalar in servers),
+            time=self._time_limit(fields, what),
+        )
+
+    def _time_limit(self, fields: Mapping[str, Node], what: str) -> TimeLimit | None:
+        if not set(_TIME_KEYS) & fields.keys():
+            return None
+        since = self._date(fields.get("since"), f"since of {what}")
+        until = self._date(fields.get("until"), f"until of {what}")
+        if since is not None and until is not None and since >= until:
+            self._problems.add(
+                fields["until"], f"{what} ends before it begins", "correct the dates"
+            )
+        return TimeLimit(
+            windows=tuple(
+                self._window(item, f"a time of {what}")
+                for item in self._problems.items(
+                    fields.get("times"), f"times of {what}"
+                )
+            ),
+            since_s=since,
+            until_s=until,
+        )
+
+    def _window(self, node: Node, what: str) -> TimeWindow:
+        fields = self._problems.fields(node, what, ("from", "to", "zone"), ("days",))
+        days = _EVERY_DAY
+        if "days" in fields:
+            names = self._problems.strings(fields["days"], f"days of {what}")
+            self._defined(names, "day", dict.fromkeys(DAYS))
+            days = frozenset(
+                DAYS.index(name.text) for name in names if name.text in DAYS
+            )
+        start = self._clock(fields.get("from"), f"from of {what}")
+        end = self._clock(fields.get("to"), f"to of {what}")
+        if start == MINUTES:
+            self._problems.add(
+                fields["from"], "a day does not begin at 24:00", 'write "00:00"'
+            )
+        zone = self._problems.string(fields.get("zone"), f"zone of {what}")
+        return TimeWindow(days, start % MINUTES, end, self._zone(zone))
+
+    def _clock(self, node: Node | None, what: str) -> int:
+        scalar = self._problems.string(node, what)
+        if scalar is None:
+            return 0
+        if _CLOCK.fullmatch(scalar.text) is None:
+            self._problems.add(
+                scalar, f"{scalar.text!r} is no time of day", 'write e.g. "06:30"'
+            )
+            return 0
+        hours, _, minutes = scalar.text.partition(":")
+        return int(hours) * 60 + int(minutes)
+
+    def _zone(self, scalar: Scalar | None) -> str:
+        if scalar is None:
+            return "UTC"
+        try:
+            return ZoneInfo(scalar.text).key
+        except (ValueError, OSError, LookupError):
+            self._problems.add(
+                scalar,
+                f"{scalar.text!r} is no time zone",
+                'write e.g. "Europe/Berlin" or "UTC"',
+            )
+            return "UTC"
+
+    def _date(self, node: Node | None, what: str) -> float | None:
+        scalar = self._problems.string(node, what)
+        if scalar is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(scalar.text)
+        except ValueError:
+            self._problems.add(scalar, f"{scalar.text!r} is no date", _A_DATE)
+            return None
+        if moment.tzinfo is None or "T" not in scalar.text:
+            self._problems.add(
+                scalar, f"{scalar.text!r} has no time, or no zone", _A_DATE
+            )
+            return None
+        return moment.timestamp()
+
+
+_TIME_KEYS: Final = ("times", "since", "until")
+
+
+def _gives_something(role: Role, upstream: Upstream) -> bool:
+    permissions = [
+        permission
+        for permission in role.permissions
+        if permission.holds_on(upstream.name)
+    ]
+    if upstream.kind is UpstreamKind.DATASET:
+        return any(
+            not upstream.datasets.keys().isdisjoint(permission.datasets)
+            for permission in permissions
+        )
+    if upstream.kind is UpstreamKind.OPENAI:
+        # None of its calls names a version; what is not about one model needs none.
+        return any(
+            not OPENAI_ACTIONS.isdisjoint(permission.actions)
+            and (not permission.versions or Action.HEALTH in permission.actions)
+            for permission in permissions
+        )
+    # And none of Triton's own names an adapter.
+    return any(
+        not DATASET_ACTIONS.issuperset(permission.actions)
+        and (
+            not permission.adapters or not SERVER_ACTIONS.isdisjoint(permission.actions)
+        )
+        for permission in permissions
+    )
