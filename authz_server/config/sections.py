@@ -52,7 +52,8 @@ class Policy:
     """What is allowed."""
 
     file: str = ""
-    """The AccessPolicy. Watched: a good change is in force within seconds."""
+    """The AccessPolicy, or the folder of its parts. Watched: a good change is in force
+    within seconds."""
     bundle: str = ""
     """An own policy from ``authz-server policy build``; empty for the shipped one."""
     reload_interval_s: float = 1.0

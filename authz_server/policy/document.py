@@ -22,39 +22,78 @@ from authz_server.policy.nodes import (
     Scalar,
     compose,
 )
+from authz_server.policy.parts import unite
 from authz_server.policy.roles import RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PolicyDocumentError", "Problem", "load_policy", "parse_policy"]
+__all__ = [
+    "PolicyDocumentError",
+    "Problem",
+    "load_policy",
+    "parse_policy",
+    "policy_files",
+]
 
 API_VERSION: Final = "authz.edge/v1"
 KIND: Final = "AccessPolicy"
+_SUFFIXES: Final = (".yaml", ".yml")
+
+
+def policy_files(path: Path) -> list[Path]:
+    """Return the files of the policy at `path`, a file or a folder of its parts."""
+    if not path.is_dir():
+        return [path]
+    return sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in _SUFFIXES and not file.name.startswith(".")
+    )
 
 
 def load_policy(path: Path) -> AccessPolicy:
-    """Return the access policy in the file at `path`.
+    """Return the access policy in the file at `path`, or in the folder of its parts.
 
     Raises:
-        PolicyDocumentError: if the file cannot be read, or holds anything but a valid
+        PolicyDocumentError: if a file cannot be read, or they hold anything but a valid
             access policy.
     """
+    try:
+        files = policy_files(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not files:
+        problem = Problem(
+            str(path), 1, 1, "the folder has no part of a policy", "add NAME.yaml"
+        )
+        raise PolicyDocumentError([problem])
+    return _parse([(_read(file), str(file)) for file in files])
+
+
+def _read(path: Path) -> str:
     source = str(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
-        problem = Problem(
-            source, 1, 1, f"cannot read: {error.strerror}", "check path and permissions"
-        )
-        raise PolicyDocumentError([problem]) from error
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         column = error.start - error.object.rfind(b"\n", 0, error.start)
         problem = Problem(source, line, column, "not UTF-8", "save the file as UTF-8")
         raise PolicyDocumentError([problem]) from error
-    return parse_policy(text, source)
+
+
+def _unreadable(path: Path, error: OSError) -> PolicyDocumentError:
+    problem = Problem(
+        str(path),
+        1,
+        1,
+        f"cannot read: {error.strerror}",
+        "check path and permissions",
+    )
+    return PolicyDocumentError([problem])
 
 
 def parse_policy(text: str, source: str) -> AccessPolicy:
@@ -63,9 +102,16 @@ def parse_policy(text: str, source: str) -> AccessPolicy:
     Raises:
         PolicyDocumentError: if `text` is anything but a valid access policy.
     """
-    problems = Problems(source)
-    root = compose(text, problems)
-    policy = None if root is None else _read_policy(problems, root)
+    return _parse([(text, source)])
+
+
+def _parse(parts: list[tuple[str, str]]) -> AccessPolicy:
+    problems = Problems()
+    roots = [compose(text, source, problems) for text, source in parts]
+    whole = [root for root in roots if root is not None]
+    policy = None
+    if len(whole) == len(roots):
+        policy = _read_policy(problems, unite(problems, whole))
     if policy is None or problems.found:
         raise PolicyDocumentError(problems.found)
     return policy
@@ -92,7 +138,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         top["spec"],
         "spec",
         ("trustDomain", "upstreams", "groups", "roles", "grants"),
-        ("federatesWith", "denials"),
+        ("federatesWith", "denials", "admins"),
     )
     trust_domain = _trust_domain(
         problems, problems.string(spec.get("trustDomain"), "trustDomain")
@@ -113,6 +159,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
     grant_reader = GrantReader(problems, groups, roles, upstreams)
     grants = grant_reader.grants(spec.get("grants"), "grants")
     denials = grant_reader.grants(spec.get("denials"), "denials")
+    admins = grant_reader.admins(spec.get("admins"))
     grant_reader.check_use()
     if trust_domain is None:
         return None
@@ -125,6 +172,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         roles=roles,
         grants=grants,
         denials=denials,
+        admins=admins,
     )
 
 

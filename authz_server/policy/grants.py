@@ -1,4 +1,4 @@
-"""Reads the grants and denials of an access policy, and their conditions."""
+"""Reads grants, denials and their conditions, and who may change what."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from zoneinfo import ZoneInfo
 from authz_server.operations.actions import DATASET_ACTIONS, OPENAI_ACTIONS, Action
 from authz_server.policy.model import (
     ALWAYS,
+    Admin,
     Condition,
     Grant,
     Group,
     Role,
+    Section,
     Upstream,
     UpstreamKind,
 )
@@ -25,11 +27,12 @@ from authz_server.policy.time_limit import DAYS, MINUTES, TimeLimit, TimeWindow
 
 _CLOCK: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00", re.ASCII)
 _EVERY_DAY: Final = frozenset(range(len(DAYS)))
+_SECTIONS: Final = frozenset(section.value for section in Section)
 _A_DATE: Final = 'write e.g. "2027-01-31T18:00:00Z"'
 
 
 class GrantReader:
-    """Reads grants, which may name these groups, roles and upstreams."""
+    """Reads what may name these groups, roles and upstreams."""
 
     def __init__(
         self,
@@ -51,6 +54,38 @@ class GrantReader:
         # `grants: []` says something: nobody may do anything.
         items = self._problems.sequence(node, key)
         return tuple(self._grant(item, f"a {key[:-1]}") for item in items)
+
+    def admins(self, node: Node | None) -> tuple[Admin, ...]:
+        """Return the list of who may change what."""
+        items = self._problems.items(node, "admins")
+        return tuple(self._admin(item, "an admin") for item in items)
+
+    def _admin(self, node: Node, what: str) -> Admin:
+        fields = self._problems.fields(
+            node, what, ("to", "change"), ("groups", "roles", "upstreams")
+        )
+        sections = self._problems.strings(
+            fields.get("change"), f"'change' of {what}", "name a section"
+        )
+        self._defined(sections, "section", dict.fromkeys(Section))
+        return Admin(
+            to=self._names(fields.get("to"), f"'to' of {what}", "group", self._groups),
+            change=tuple(
+                Section(scalar.text) for scalar in sections if scalar.text in _SECTIONS
+            ),
+            groups=self._names(
+                fields.get("groups"), f"groups of {what}", "group", self._groups
+            ),
+            roles=self._names(
+                fields.get("roles"), f"roles of {what}", "role", self._roles
+            ),
+            upstreams=self._names(
+                fields.get("upstreams"),
+                f"upstreams of {what}",
+                "upstream",
+                self._upstreams,
+            ),
+        )
 
     def _grant(self, node: Node, what: str) -> Grant:
         fields = self._problems.fields(node, what, ("role", "to", "on"), ("when",))

@@ -150,12 +150,42 @@ class Grant:
     when: Condition = ALWAYS
 
 
+class Section(enum.StrEnum):
+    """A part of the policy file, as far as who may change it goes."""
+
+    TRUST = "trust"
+    """Its name, its trust domain, and those it federates with."""
+    UPSTREAMS = "upstreams"
+    GROUPS = "groups"
+    ROLES = "roles"
+    GRANTS = "grants"
+    DENIALS = "denials"
+    INVARIANTS = "invariants"
+    ADMINS = "admins"
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Lets the groups `to` change sections of the policy.
+
+    Attributes:
+        groups, roles, upstreams: the change may name no others; empty for any.
+    """
+
+    to: tuple[str, ...]
+    change: tuple[Section, ...]
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
     """Who may do what to which model where.
 
     Attributes:
         denials: what nobody gets whom they name, whatever the grants say.
+        admins: who may change what in it.
     """
 
     name: str
@@ -166,6 +196,7 @@ class AccessPolicy:
     roles: Mapping[str, Role]
     grants: tuple[Grant, ...]
     denials: tuple[Grant, ...] = ()
+    admins: tuple[Admin, ...] = ()
 
     @property
     def trust_domains(self) -> frozenset[TrustDomain]:

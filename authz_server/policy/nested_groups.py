@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
-from authz_server.policy.model import Group
+from authz_server.policy.model import Group, Workload
 from authz_server.policy.nodes import Map, Node, Problems, Scalar, Sequence, suggest
 
 _Member = TypeVar("_Member", bound=Hashable)
@@ -39,7 +39,7 @@ def flatten(
         flat[name] = replace(
             group,
             spiffe=_united(group.spiffe, *(item.spiffe for item in inner)),
-            workloads=tuple(
+            workloads=_distinct(
                 workload for item in (group, *inner) for workload in item.workloads
             ),
             users=_united(group.users, *(item.users for item in inner)),
@@ -84,6 +84,15 @@ def _united(*members: tuple[_Member, ...]) -> tuple[_Member, ...]:
     if len(members) == 1:
         return members[0]
     return tuple(dict.fromkeys(chain.from_iterable(members)))
+
+
+def _distinct(workloads: Iterable[Workload]) -> tuple[Workload, ...]:
+    # They have mappings in them, so no set takes them; there are few.
+    found: list[Workload] = []
+    for workload in workloads:
+        if workload not in found:
+            found.append(workload)
+    return tuple(found)
 
 
 def _places(node: Node | None) -> dict[tuple[str, str], Scalar]:

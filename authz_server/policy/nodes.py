@@ -72,10 +72,14 @@ class PolicyDocumentError(PolicyError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Line and column, both counted from 1."""
+    """Line and column, both counted from 1, in the file `source`."""
 
     line: int
     column: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +129,20 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
 
 
 class Problems:
-    """Collects the problems of one document, and reads typed values from its nodes.
+    """Collects the problems of a policy, and reads typed values from its nodes.
 
     Each reading method returns what is usable and notes what is not, so that one run
     finds everything.
     """
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    def __init__(self) -> None:
         self.found: list[Problem] = []
 
     def add(self, where: Node | Place, message: str, mend: str) -> None:
         """Note a problem at `where`."""
         place = where if isinstance(where, Place) else where.place
         self.found.append(
-            Problem(self._source, place.line, place.column, message, mend)
+            Problem(place.source, place.line, place.column, message, mend)
         )
 
     def fields(
@@ -159,7 +162,7 @@ class Problems:
                     key, f"unknown key {key.text!r} in {what}", suggest(key.text, known)
                 )
             elif key.text in fields:
-                self._duplicate_key(key, what)
+                self._duplicate_key(key, what, fields[key.text])
             else:
                 fields[key.text] = value
         for name in required:
@@ -174,15 +177,15 @@ class Problems:
         if not isinstance(node, Map):
             self._wrong_type(node, what, "mapping")
             return []
-        seen: set[str] = set()
+        seen: dict[str, Scalar] = {}
         entries = []
         for key, value in node.entries:
             if key.kind != _STRING:
                 self._not_a_string(key, f"key in {what}")
             elif key.text in seen:
-                self._duplicate_key(key, what)
+                self._duplicate_key(key, what, seen[key.text])
             else:
-                seen.add(key.text)
+                seen[key.text] = key
                 entries.append((key, value))
         return entries
 
@@ -252,8 +255,10 @@ class Problems:
             f'quote it: "{scalar.text}"',
         )
 
-    def _duplicate_key(self, key: Scalar, what: str) -> None:
-        self.add(key, f"key {key.text!r} is twice in {what}", "take one out")
+    def _duplicate_key(self, key: Scalar, what: str, first: Node) -> None:
+        elsewhere = first.place.source != key.place.source
+        also = f", also at {first.place}" if elsewhere else ""
+        self.add(key, f"key {key.text!r} is twice in {what}{also}", "take one out")
 
 
 def _article(kind: str) -> str:
@@ -276,8 +281,9 @@ class _Mark(Protocol):
 class _Composer:
     """Turns a stream of parser events into one tree, without recursion."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, source: str) -> None:
         self._problems = problems
+        self._source = source
         self._resolver = Resolver()
         self._open: list[Sequence | Map] = []
         self._keys: list[Node | None] = []
@@ -286,7 +292,7 @@ class _Composer:
 
     def feed(self, event: yaml.Event) -> bool:
         """Take one event; return whether the next one is wanted."""
-        place = _place(event.start_mark)
+        place = _place(event.start_mark, self._source)
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
@@ -368,9 +374,13 @@ class _Composer:
             )
 
 
-def compose(text: str, problems: Problems) -> Node | None:
-    """Return the root of the one document in `text`; what is amiss is in `problems`."""
-    start = Place(1, 1)
+def compose(text: str, source: str, problems: Problems) -> Node | None:
+    """Return the root of the one document in `text`; what is amiss is in `problems`.
+
+    Args:
+        source: names the document in problems.
+    """
+    start = Place(1, 1, source)
     # A lone surrogate is the only text that UTF-8 cannot hold.
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_DOCUMENT_BYTES:
@@ -380,14 +390,16 @@ def compose(text: str, problems: Problems) -> Node | None:
             "use wildcard patterns",
         )
         return None
-    composer = _Composer(problems)
+    composer = _Composer(problems, source)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             if not composer.feed(event):
                 return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problems.add(_place(mark), f"not YAML: {error.problem}", "correct the syntax")
+        problems.add(
+            _place(mark, source), f"not YAML: {error.problem}", "correct the syntax"
+        )
         return None
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         problems.add(start, f"not YAML: {_first_line(error)}", "use printable text")
@@ -397,8 +409,10 @@ def compose(text: str, problems: Problems) -> Node | None:
     return composer.root
 
 
-def _place(mark: _Mark | None) -> Place:
-    return Place(1, 1) if mark is None else Place(mark.line + 1, mark.column + 1)
+def _place(mark: _Mark | None, source: str) -> Place:
+    if mark is None:
+        return Place(1, 1, source)
+    return Place(mark.line + 1, mark.column + 1, source)
 
 
 def _is_unicode(text: str) -> bool:

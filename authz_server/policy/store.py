@@ -7,6 +7,7 @@ says why.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from authz_server.errors import PolicyError
 from authz_server.policy.building import shipped_wasm
 from authz_server.policy.compiler import compile_policy
-from authz_server.policy.document import load_policy
+from authz_server.policy.document import load_policy, policy_files
 from authz_server.policy.engine import Engine
 from authz_server.policy.time_limit import Schedule
 from authz_server.policy.upstream_index import index_upstreams
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("authz_server.policy")
 
 _GRACE_S: Final = 1.0
+_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class PolicyStore:
     Nothing is loaded until `reload` is called for the first time.
 
     Args:
-        policy_file: the access policy.
+        policy_file: the access policy, or the folder of its parts.
         wasm: the Rego that evaluates it; None for the shipped one.
         timeout_s: of one evaluation.
         instances: evaluations that can run at the same time.
@@ -85,7 +87,7 @@ class PolicyStore:
         self._reloading = threading.Lock()
         self._current: LoadedPolicy | None = None
         self._error: str | None = None
-        self._seen: Fingerprint | None = None
+        self._seen: list[Fingerprint | None] | None = None
         self._retired: dict[Engine, threading.Timer] = {}
         self._watch = Watch(self._look, "policy-watch")
 
@@ -130,10 +132,8 @@ class PolicyStore:
                 self._current.engine.close()
 
     def _reload(self) -> bool:
-        # Before reading: a change while it is read is then seen as one more change.
-        self._seen = fingerprint(self._file)
         try:
-            policy = load_policy(self._file)
+            policy = self._read()
             compiled = compile_policy(policy, self._rego_digest)
             old = self._current
             if (
@@ -194,5 +194,20 @@ class PolicyStore:
 
     def _look(self) -> None:
         with self._reloading:
-            if fingerprint(self._file) != self._seen:
+            if self._fingerprint() != self._seen:
                 self._reload()
+
+    def _read(self) -> AccessPolicy:
+        """Return what the file says; of parts, what they say at the same time."""
+        for _ in range(_ATTEMPTS):
+            # Before reading: a change while it is read is then seen as one more change.
+            self._seen = self._fingerprint()
+            policy = load_policy(self._file)
+            if self._fingerprint() == self._seen:
+                return policy
+        raise PolicyError(f"{self._file} keeps changing while it is read")
+
+    def _fingerprint(self) -> list[Fingerprint | None]:
+        with contextlib.suppress(OSError):
+            return [fingerprint(file) for file in policy_files(self._file)]
+        return []
