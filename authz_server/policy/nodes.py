@@ -293,6 +293,8 @@ class _Composer:
     def feed(self, event: yaml.Event) -> bool:
         """Take one event; return whether the next one is wanted."""
         place = _place(event.start_mark, self._source)
+        if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
+            return self._node(event, place)
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
@@ -305,8 +307,6 @@ class _Composer:
                 place, f"alias '*{event.anchor}' is not allowed", "write it out"
             )
             self._attach(Scalar(place, "", "alias"))
-        elif isinstance(event, yaml.NodeEvent):
-            return self._node(event, place)
         elif isinstance(event, yaml.CollectionEndEvent):
             self._attach_closed()
         return True
@@ -317,7 +317,7 @@ class _Composer:
                 place, f"anchor '&{event.anchor}' is not allowed", "take it out"
             )
         if isinstance(event, yaml.ScalarEvent):
-            if not _is_unicode(event.value):
+            if not event.value.isascii() and not _is_unicode(event.value):
                 self._problems.add(
                     place, "half of a surrogate pair", "write the character itself"
                 )
@@ -338,6 +338,8 @@ class _Composer:
     def _kind(self, event: yaml.ScalarEvent, place: Place) -> str:
         if event.tag is not None:
             self._tagged(event.tag, place)
+        if event.style or event.value[:1] not in Resolver.yaml_implicit_resolvers:
+            return _STRING
         tag: object = self._resolver.resolve(  # type: ignore[no-untyped-call]
             yaml.ScalarNode, event.value, event.implicit
         )
