@@ -13,6 +13,7 @@ one broad `except` of the program.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,9 @@ from authz_server.second_lock import NO_LOCK, LockState, SecondLock
 
 _log: Final = logging.getLogger("authz_server.pipeline")
 
+
+_REHEARSED: Final = 512
+"""Decisions that a new policy makes before it comes into force; a tenth of a second."""
 
 Observer = Callable[[Reason, bool, float], None]
 """Gets the reason of a decision, whether it was remembered, and its seconds. It runs
@@ -181,6 +185,28 @@ class Pipeline:
             reason
         )
 
+    def rehearse(self, policy: LoadedPolicy) -> Callable[[], None]:
+        """Decide under `policy`, which is to come into force, what was asked of late.
+
+        Returns what remembers those decisions, for when it is in force.
+        """
+        entries: list[tuple[bytes, Entry]] = []
+        for key in self._cache.latest(_REHEARSED):
+            check = Check(self._clock(), key=key, policy=policy)
+            check.standing = self._identifier.current
+            check.lock = self._second_lock.current
+            # What fails now is asked again when somebody asks it.
+            with contextlib.suppress(AuthzError):
+                _, entry = self._judge(check)
+                if entry is not None and check.lock.secret is not None:
+                    entries.append((key, entry))
+
+        def remember() -> None:
+            for key, entry in entries:
+                self._cache.put(key, entry)
+
+        return remember
+
     def _conclude(
         self, check: Check, stages: Callable[[], _Outcome | None]
     ) -> bytes | None:
@@ -227,6 +253,13 @@ class Pipeline:
 
     def _decide(self, check: Check) -> _Outcome:
         """Stages 3 to 7."""
+        outcome, entry = self._judge(check)
+        if entry is not None:
+            self._cache.put(check.key, entry)
+        return outcome
+
+    def _judge(self, check: Check) -> tuple[_Outcome, Entry | None]:
+        """Stages 3 to 6, and what to remember of them."""
         if check.policy is None or check.standing is None:
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
         self._check_deadline(check)
@@ -264,35 +297,32 @@ class Pipeline:
             ),
             verdict.reason,
         )
-        self._remember(check, outcome, verdict.ttl_s, moment)
-        return outcome
+        return outcome, self._entry(check, outcome, verdict.ttl_s, moment)
 
     def _check_deadline(self, check: Check) -> None:
         if self._clock().steady_s - check.arrived.steady_s > self._settings.deadline_s:
             raise PolicyError("the decision came too late", Reason.DEADLINE_EXCEEDED)
 
-    def _remember(
+    def _entry(
         self, check: Check, outcome: _Outcome, ttl_s: float | None, moment: Moment
-    ) -> None:
+    ) -> Entry | None:
         """Stage 7. Only what the policy itself decided gets here, never an error."""
-        if check.policy is None or check.identity is None:
-            return
+        if check.identity is None:
+            return None
         ttl_s = (
             self._settings.ttl_s if ttl_s is None else min(ttl_s, self._settings.ttl_s)
         )
-        if ttl_s > 0:
-            self._cache.put(
-                check.key,
-                Entry(
-                    response=outcome.response,
-                    record=outcome.record,
-                    reason=outcome.reason,
-                    revision=_revision_of(check),
-                    expires_s=check.arrived.steady_s + ttl_s,
-                    valid_from_s=max(check.identity.valid_from_s, moment.since_s),
-                    valid_until_s=min(check.identity.valid_until_s, moment.last_s),
-                ),
-            )
+        if ttl_s <= 0:
+            return None
+        return Entry(
+            response=outcome.response,
+            record=outcome.record,
+            reason=outcome.reason,
+            revision=_revision_of(check),
+            expires_s=check.arrived.steady_s + ttl_s,
+            valid_from_s=max(check.identity.valid_from_s, moment.since_s),
+            valid_until_s=min(check.identity.valid_until_s, moment.last_s),
+        )
 
     def _refusal(self, check: Check, reason: Reason) -> _Outcome:
         if check.facts is None and check.key:

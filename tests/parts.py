@@ -133,6 +133,11 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
     return False
 
 
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has in use."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
 @contextlib.contextmanager
 def serve_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Yield ``authz-server serve`` on the ``config.yaml`` of `folder`."""

@@ -7,6 +7,7 @@ asked: the steady one for the lifetime, the wall clock for the dates of a certif
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -99,6 +100,11 @@ class DecisionCache:
                 len(self._entries) > self._max_entries or self._bytes > self._max_bytes
             ):
                 self._remove(next(iter(self._entries)))
+
+    def latest(self, count: int) -> list[bytes]:
+        """Return up to `count` keys, the last used first."""
+        with self._lock:
+            return list(itertools.islice(reversed(self._entries), count))
 
     def _remove(self, key: bytes) -> None:
         self._bytes -= _cost(key, self._entries.pop(key))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from authz_server.cli import policy_test
 from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
     import argparse
-
-_FULL_COVERAGE = 100.0
 
 
 def add_parser(
@@ -57,33 +55,12 @@ def add_parser(
     build.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
     build.set_defaults(run=run, task=_build)
 
-    test = commands.add_parser(
-        "test",
-        help="run Rego tests",
-        description="Runs the tests of the shipped Rego, or of your folders together "
-        "with the library. Needs the pinned OPA.",
-    )
-    test.add_argument("dirs", nargs="*", type=Path, metavar="DIR")
-    test.add_argument(
-        "--threshold",
-        type=_percentage,
-        metavar="PERCENT",
-        help="lines that the tests must reach, default 100 for the shipped Rego and "
-        "none for your own",
-    )
-    test.set_defaults(run=run, task=_test)
+    policy_test.add_action(commands)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen action and return the exit code."""
     return int(args.task(args))
-
-
-def _percentage(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= _FULL_COVERAGE:
-        raise ValueError(text)
-    return value
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -175,17 +152,3 @@ def _build(args: argparse.Namespace) -> int:
         replace_file(trial, out)
     print(f"wrote {out}")
     return 0
-
-
-def _test(args: argparse.Namespace) -> int:
-    from authz_server.policy.building import LIBRARY, REGO_DIR, check_rego, find_opa
-
-    sources: list[Path] = (
-        [LIBRARY, *args.dirs] if args.dirs else sorted(REGO_DIR.glob("*.rego"))
-    )
-    threshold = args.threshold
-    if threshold is None:
-        threshold = 0.0 if args.dirs else _FULL_COVERAGE
-    passed, report = check_rego(sources, find_opa(), threshold)
-    print(report, file=sys.stdout if passed else sys.stderr)
-    return 0 if passed else 1

@@ -105,15 +105,17 @@ async def _serve(config: Config) -> None:
     audit = FileSink(config.audit.file)
     with contextlib.ExitStack() as running:
         running.callback(audit.close)
+        pipeline = build_pipeline(
+            config,
+            policies,
+            audit,
+            identities,
+            _observer(config, policies, identities, running),
+            second_lock,
+        )
+        policies.rehearse_with(pipeline.rehearse)
         server = GrpcServer(
-            build_pipeline(
-                config,
-                policies,
-                audit,
-                identities,
-                _observer(config, policies, identities, running),
-                second_lock,
-            ),
+            pipeline,
             health_of=lambda: Health(
                 can_answer=policies.current is not None and second_lock.error is None,
                 is_current=policies.error is None,

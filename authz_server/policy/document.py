@@ -72,10 +72,15 @@ def load_policy(path: Path) -> AccessPolicy:
             str(path), 1, 1, "the folder has no part of a policy", "add NAME.yaml"
         )
         raise PolicyDocumentError([problem])
-    return _parse([(_read(file), str(file)) for file in files])
+    return _parse([(read_text(file), str(file)) for file in files])
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return what is in the file of a policy, or of what belongs to one.
+
+    Raises:
+        PolicyDocumentError: if it cannot be read.
+    """
     source = str(path)
     try:
         return path.read_bytes().decode("utf-8")

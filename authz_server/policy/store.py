@@ -84,6 +84,7 @@ class PolicyStore:
         self._timeout_s = timeout_s
         self._instances = instances
         self._on_change = on_change
+        self._rehearse: Callable[[LoadedPolicy], Callable[[], None]] | None = None
         self._reloading = threading.Lock()
         self._current: LoadedPolicy | None = None
         self._error: str | None = None
@@ -105,6 +106,15 @@ class PolicyStore:
         if self._watch.has_died:
             return "the policy file is no longer watched; restart the server"
         return self._error
+
+    def rehearse_with(
+        self, rehearse: Callable[[LoadedPolicy], Callable[[], None]]
+    ) -> None:
+        """Let `rehearse` get to know each policy that is about to come into force.
+
+        What it returns is called as soon as the policy is.
+        """
+        self._rehearse = rehearse
 
     def reload(self) -> bool:
         """Read the file again; return whether what it says is now in force."""
@@ -165,10 +175,13 @@ class PolicyStore:
             engine=engine,
             revision=compiled.revision,
         )
+        remember = self._rehearse(loaded) if self._rehearse and old else None
         # First in force, then told: told first, a request could still ask the old
         # policy and keep its answer past the drop of old answers.
         self._current = loaded
         self._error = None
+        if remember is not None:
+            remember()
         _log.info("policy %r revision %s is in force", policy.name, loaded.revision)
         if self._on_change is not None:
             self._on_change(loaded)

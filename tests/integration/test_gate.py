@@ -18,7 +18,7 @@ import pytest
 from checks import frame, len_field
 from differential.case import Case
 from differential.wires import Http2, to_tls_port
-from parts import EXAMPLE, eventually
+from parts import EXAMPLE, eventually, resident_bytes
 from triton_plant import OWN_MODELS, Plant, running
 from tritonclient.grpc import service_pb2
 
@@ -443,10 +443,6 @@ def test_a_denial_comes_behind_the_answers_wherever_the_messages_are_cut(
     assert answer.body.count(b"defect-detection") == answers
     assert plant.executions("defect-detection") == allowed + answers
     assert plant.executions("demand-forecast") == forbidden
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 def test_a_slow_reader_holds_nobody_up_and_takes_no_memory(plant: Plant) -> None:

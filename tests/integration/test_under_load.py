@@ -1,8 +1,11 @@
 """Nothing opens while things go wrong under load, through the real Envoy."""
 
 import contextlib
+import hashlib
+import json
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +18,14 @@ from parts import (
     camera_status,
     edge_envoy,
     eventually,
+    resident_bytes,
     serve_process,
     write_edge_files,
 )
+
+from authz_server.policy.building import shipped_wasm
+from authz_server.policy.compiler import compile_policy
+from authz_server.policy.document import parse_policy
 
 pytestmark = pytest.mark.envoy
 
@@ -32,12 +40,14 @@ class Load:
 
     Attributes:
         seen: how often which path got which status.
+        pause_s: of each caller after both calls.
     """
 
     folder: Path
     port: int
     seen: Counter[tuple[str, int]] = field(default_factory=Counter)
     stop: threading.Event = field(default_factory=threading.Event)
+    pause_s: float = 0.0
 
     def status(self, path: str) -> int:
         return camera_status(self.folder, self.port, path)
@@ -56,6 +66,7 @@ class Load:
                     answer = connection.getresponse()
                     answer.read()
                     self.seen[path, answer.status] += 1
+                self.stop.wait(self.pause_s)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -136,3 +147,63 @@ def test_a_policy_that_stops_parsing_under_load_changes_no_answer(load: Load) ->
             load.wait_for(ALLOWED, 200)
     assert_nothing_opened(load)
     assert load.seen[ALLOWED, 403] == 0
+
+
+CHANGES = 40
+
+
+def storm_policy(number: int) -> str:
+    """Return a policy of its own, of which every other gives what is denied else."""
+    text = EXAMPLE.read_text().replace("plant-7", f"storm-{number}")
+    if number % 2:
+        text += "    - {role: planner, to: [factory-floor], on: [triton]}\n"
+    return text
+
+
+def test_a_storm_of_changes_fails_no_call_and_mixes_no_answers(load: Load) -> None:
+    policy, log = load.folder / "access.yaml", load.folder / "log"
+    config = load.folder / "config.yaml"
+    config.write_text(config.read_text().replace("0.05", "0.01"))
+    gives: dict[str, bool] = {}
+    digest = hashlib.sha256(shipped_wasm()).digest()
+    load.pause_s = 0.02
+    grown = 0
+    with serve_process(load.folder) as server:
+        assert eventually(lambda: load.status(ALLOWED) == 200)
+        with load.running():
+            for number in range(CHANGES):
+                text = storm_policy(number)
+                revision = compile_policy(parse_policy(text, "p"), digest).revision
+                gives[revision] = bool(number % 2)
+                part = policy.with_suffix(".new")
+                part.write_text(text)
+                part.replace(policy)
+                wait_for_line(log, f"revision {revision} is in force")
+                if number == CHANGES // 4:
+                    grown = resident_bytes(server.pid)
+        grown = resident_bytes(server.pid) - grown
+    assert load.seen[ALLOWED, 200] > CHANGES
+    assert {status for path, status in load.seen if path == ALLOWED} == {200}
+    assert {status for path, status in load.seen if path == DENIED} == {200, 403}
+    answers: Counter[tuple[bool, bool]] = Counter()
+    for line in (load.folder / "audit.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["model"] == "demand-forecast" and event["policy_revision"] in gives:
+            is_allowed = event["decision"] == "allow"
+            assert is_allowed is gives[event["policy_revision"]]
+            answers[is_allowed, event["cache_hit"]] += 1
+    assert len(answers) == 4
+    # The Wasm of a policy is 23 MB, and a few are about to be freed at any time.
+    assert grown < 200 * 1024 * 1024
+
+
+def wait_for_line(log: Path, wanted: str) -> None:
+    """Return once `wanted` is near the end of `log`."""
+    deadline = time.monotonic() + 20
+    while True:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            if wanted.encode() in file.read():
+                return
+        assert time.monotonic() < deadline, wanted
+        time.sleep(0.005)

@@ -361,3 +361,32 @@ def test_what_depends_on_the_time_is_remembered_until_that_changes(
     bench.time.now = Instant(now_s + 10, bench.time.now.steady_s)
     bench.check()
     assert engine.open == [[str(limit)], [], [str(limit)]]
+
+
+def test_a_policy_that_comes_into_force_has_decided_what_is_asked_often(
+    loaded: LoadedPolicy,
+) -> None:
+    bench = Bench(loaded)
+    assert is_allowed(bench.check())
+    newer = dataclasses.replace(loaded, revision="newer")
+    count = len(bench.sink.events)
+    remember = bench.pipeline.rehearse(newer)
+    # Nothing of it shows before it is in force.
+    assert len(bench.sink.events) == count
+    assert bench.pipeline.begin(ALLOWED).answer is not None
+    bench.source.current = newer
+    remember()
+    assert is_allowed(bench.check())
+    assert bench.event["cache_hit"] is True
+    assert bench.event["policy_revision"] == "newer"
+
+
+def test_what_cannot_be_decided_in_a_rehearsal_is_asked_again(
+    loaded: LoadedPolicy,
+) -> None:
+    bench = Bench(loaded)
+    assert is_allowed(bench.check())
+    bench.source.current = dataclasses.replace(loaded, revision="newer")
+    bench.with_engine(1.0, GRANTED)
+    bench.pipeline.rehearse(bench.source.current)()
+    assert bench.pipeline.begin(ALLOWED).answer is None

@@ -291,3 +291,30 @@ def test_answers_during_reloads_are_of_one_policy_or_the_other(file: Path) -> No
         for asker in askers:
             asker.join()
     assert wrong == []
+
+
+def test_a_policy_is_rehearsed_before_it_is_in_force_and_remembered_after(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "access.yaml"
+    file.write_text(EXAMPLE.read_text())
+    seen: list[tuple[str, str]] = []
+
+    def in_force() -> str:
+        return store.current.revision if store.current else ""
+
+    def rehearse(loaded: LoadedPolicy) -> Callable[[], None]:
+        seen.append(("rehearsed", in_force()))
+        return lambda: seen.append((loaded.revision, in_force()))
+
+    store = PolicyStore(file, timeout_s=10.0, instances=1)
+    store.rehearse_with(rehearse)
+    try:
+        assert store.reload()
+        assert seen == []
+        first = in_force()
+        file.write_text(EXAMPLE.read_text().replace("plant-7", "plant-8"))
+        assert store.reload()
+        assert seen == [("rehearsed", first), (in_force(), in_force())]
+    finally:
+        store.close()
