@@ -7,25 +7,18 @@ caller turns into a denial. The module knows neither requests nor policy files.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import queue
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-import wasmtime
-from opapywasm import (
-    UNDEFINED,
-    JSONValue,
-    OpaPolicyClosedError,
-    OpaPoolTimeoutError,
-    OpaWasmError,
-    OpaWasmPolicy,
-    PolicyConfig,
-    Undefined,
-)
+from opapywasm.builtins import default_builtins
 
 from authz_server.errors import PolicyError, Reason
 from authz_server.policy.building import ENTRYPOINT
+from authz_server.policy.wasm import Instance, Module, WasmError, WasmTimeoutError
 
 MAX_DATA_BYTES: Final = 256 * 1024 * 1024
 MAX_MEMORY_PAGES: Final = 2 * 1024 * 1024 * 1024 // 65536
@@ -34,11 +27,8 @@ MAX_MEMORY_PAGES: Final = 2 * 1024 * 1024 * 1024 // 65536
 _MAX_INPUT_BYTES: Final = 1024 * 1024
 _MAX_RESULT_BYTES: Final = 64 * 1024
 
-# The runtime's clock ticks every 10 ms and an evaluation can begin just before a tick,
-# so without one tick more it could be cut off that much too early.
-_TICK_S: Final = 0.01
-
 _KEYS: Final = frozenset({"allow", "reason", "role", "ttl_seconds"})
+_UNDEFINED: Final = object()
 _DENIALS: Final = frozenset(
     {Reason.NOT_GRANTED, Reason.EXPLICITLY_DENIED, Reason.PRINCIPAL_UNKNOWN}
 )
@@ -103,27 +93,19 @@ class Engine:
     def __init__(
         self, wasm: bytes, data: bytes, *, timeout_s: float, instances: int
     ) -> None:
+        if len(data) > MAX_DATA_BYTES:
+            raise PolicyError(f"the policy's data has more than {MAX_DATA_BYTES} bytes")
+        self._module = _compile(wasm)
+        self._data = data
+        self._timeout_s = timeout_s
+        self._is_closed = False
+        self._entrypoint = self._find_entrypoint()
+        # None stands for an instance that is to be made.
+        self._idle: queue.LifoQueue[Instance | None] = queue.LifoQueue()
         try:
-            self._policy = OpaWasmPolicy.from_wasm_bytes(
-                wasm,
-                PolicyConfig(
-                    pool_size=instances,
-                    borrow_timeout_seconds=timeout_s,
-                    eval_timeout_seconds=timeout_s + _TICK_S,
-                    max_input_bytes=_MAX_INPUT_BYTES,
-                    max_data_bytes=MAX_DATA_BYTES,
-                    max_result_bytes=_MAX_RESULT_BYTES,
-                    max_cstring_scan_bytes=_MAX_RESULT_BYTES,
-                    max_memory_pages=MAX_MEMORY_PAGES,
-                    parse_raw_json_input=False,  # `_check_input` is stricter.
-                ),
-            )
-        except (OpaWasmError, wasmtime.WasmtimeError, wasmtime.Trap) as error:
-            raise PolicyError(f"the policy's Wasm cannot be loaded: {error}") from error
-        try:
-            self._check_builtins()
-            self._entrypoint = self._find_entrypoint()
-            self._load(data, instances)
+            for _ in range(instances):
+                self._idle.put(self._make())
+            self._try_out()
         except PolicyError:
             self.close()
             raise
@@ -139,64 +121,118 @@ class Engine:
                 free in time) or POLICY_ERROR (all else).
         """
         _check_input(document)
-        return _read_verdict(self._evaluate(document))
+        return _read_verdict(_read_result(self._evaluate(document)))
 
     def close(self) -> None:
         """Free the instances; evaluations under way end well, later ones are errors."""
-        self._policy.close()
+        self._is_closed = True
+        self._close_idle()
 
-    def _evaluate(self, document: bytes) -> JSONValue | Undefined:
+    def _evaluate(self, document: bytes) -> bytes:
+        instance = self._borrow()
         try:
-            return self._policy.evaluate(document, self._entrypoint)
-        except OpaPoolTimeoutError as error:
-            raise PolicyError(str(error), Reason.OVERLOADED) from error
-        except OpaPolicyClosedError as error:
-            raise PolicyError("the policy was closed") from error
-        except (OpaWasmError, wasmtime.WasmtimeError, wasmtime.Trap) as error:
-            if _is_interrupt(error):
-                raise PolicyError(
-                    "the policy ran too long and was cut off", Reason.DEADLINE_EXCEEDED
-                ) from error
-            raise PolicyError(f"the policy failed: {_first_line(error)}") from error
-
-    def _check_builtins(self) -> None:
-        """Refuse a policy that calls what no one answers, before a request finds out.
-
-        This also keeps out built-ins without a fixed answer (clock, network, random
-        numbers): the runtime offers none, so a verdict depends on its input alone.
-        """
-        missing = set(self._policy.builtins) - set(self._policy.registered_builtins)
-        if missing:
-            raise PolicyError(
-                "the policy uses built-in functions that Wasm does not offer here: "
-                + ", ".join(sorted(missing))
+            if instance is None:
+                instance = self._make()
+            result = instance.evaluate(
+                document,
+                self._entrypoint,
+                timeout_s=self._timeout_s,
+                max_bytes=_MAX_RESULT_BYTES,
             )
+        except WasmTimeoutError as error:
+            self._throw_away(instance)
+            raise PolicyError(
+                "the policy ran too long and was cut off", Reason.DEADLINE_EXCEEDED
+            ) from error
+        except (WasmError, PolicyError) as error:
+            self._throw_away(instance)
+            raise PolicyError(f"the policy failed: {error}") from error
+        self._give_back(instance)
+        return result
 
-    def _find_entrypoint(self) -> str:
-        names = sorted(self._policy.entrypoints)
-        if ENTRYPOINT in names:
-            return ENTRYPOINT
-        if len(names) == 1:
-            return names[0]
+    def _borrow(self) -> Instance | None:
+        if self._is_closed:
+            raise PolicyError("the policy was closed")
+        try:
+            return self._idle.get(timeout=self._timeout_s)
+        except queue.Empty as error:
+            if self._is_closed:
+                raise PolicyError("the policy was closed") from error
+            raise PolicyError(
+                "no instance of the policy came free in time", Reason.OVERLOADED
+            ) from error
+
+    def _give_back(self, instance: Instance | None) -> None:
+        self._idle.put(instance)
+        if self._is_closed:
+            # It was closed while this one was out.
+            self._close_idle()
+
+    def _throw_away(self, instance: Instance | None) -> None:
+        if instance is not None:
+            instance.close()
+        self._give_back(None)
+
+    def _close_idle(self) -> None:
+        while True:
+            try:
+                instance = self._idle.get_nowait()
+            except queue.Empty:
+                return
+            if instance is not None:
+                instance.close()
+
+    def _make(self) -> Instance:
+        try:
+            return Instance(self._module, self._data, max_pages=MAX_MEMORY_PAGES)
+        except WasmError as error:
+            raise PolicyError(f"the policy's data cannot be loaded: {error}") from error
+
+    def _find_entrypoint(self) -> int:
+        entrypoints = self._module.entrypoints
+        if ENTRYPOINT in entrypoints:
+            return entrypoints[ENTRYPOINT]
+        if len(entrypoints) == 1:
+            return next(iter(entrypoints.values()))
         raise PolicyError(
-            f"the policy has entrypoints {', '.join(names) or 'none'}: build it with "
-            f"{ENTRYPOINT}, or with one only"
+            f"the policy has entrypoints {', '.join(sorted(entrypoints)) or 'none'}: "
+            f"build it with {ENTRYPOINT}, or with one only"
         )
 
-    def _load(self, data: bytes, instances: int) -> None:
+    def _try_out(self) -> None:
+        """Ask once, so that what can't answer at all does not come into force."""
         try:
-            self._policy.set_data(data)
-        except OpaWasmError as error:
-            raise PolicyError(f"the policy's data cannot be loaded: {error}") from error
-        # The pool is a queue that makes an instance when its turn comes first: so many
-        # evaluations make them all, and none is made while a request waits.
-        for _ in range(instances):
-            try:
-                self.evaluate(_WARM_UP)
-            except PolicyError as error:
-                # A policy of one's own may leave undefined what it does not allow.
-                if error.reason is not Reason.POLICY_UNDEFINED:
-                    raise
+            self.evaluate(_WARM_UP)
+        except PolicyError as error:
+            # A policy of one's own may leave undefined what it does not allow.
+            if error.reason is not Reason.POLICY_UNDEFINED:
+                raise
+
+
+@functools.lru_cache(maxsize=4)
+def _compile(wasm: bytes) -> Module:
+    """Return the code in `wasm`, compiled once however often its data change.
+
+    Built-in functions that nobody answers are refused here, before a request finds out.
+    That also keeps out those without a fixed answer (clock, network, random numbers):
+    none is offered, so a verdict depends on its input alone.
+    """
+    try:
+        module = Module(wasm, default_builtins())
+    except WasmError as error:
+        raise PolicyError(f"the policy's Wasm cannot be loaded: {error}") from error
+    if module.missing:
+        raise PolicyError(
+            "the policy uses built-in functions that Wasm does not offer here: "
+            + ", ".join(module.missing)
+        )
+    return module
+
+
+def _read_result(results: bytes) -> object:
+    """Return what the entrypoint is; `_UNDEFINED` if it is nothing."""
+    found = json.loads(results)
+    return found[0]["result"] if found else _UNDEFINED
 
 
 def _check_input(document: bytes) -> None:
@@ -206,6 +242,8 @@ def _check_input(document: bytes) -> None:
     same, so a rule with `not` in it could come true. Python's parser differs from it
     in what it lets by: NaN, and encodings other than UTF-8.
     """
+    if len(document) > _MAX_INPUT_BYTES:
+        raise PolicyError(f"the policy's input has more than {_MAX_INPUT_BYTES} bytes")
     try:
         parsed: object = json.loads(
             document.decode("utf-8"), parse_constant=_refuse_constant
@@ -220,8 +258,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_verdict(result: JSONValue | Undefined) -> Verdict:
-    if result is UNDEFINED:
+def _read_verdict(result: object) -> Verdict:
+    if result is _UNDEFINED:
         raise PolicyError("the policy gave no answer", Reason.POLICY_UNDEFINED)
     if isinstance(result, bool):
         result = {"allow": result}
@@ -245,7 +283,7 @@ def _read_verdict(result: JSONValue | Undefined) -> Verdict:
     )
 
 
-def _read_reason(result: dict[str, JSONValue], *, allow: bool) -> Reason:
+def _read_reason(result: dict[str, Any], *, allow: bool) -> Reason:
     default = Reason.GRANTED if allow else Reason.NOT_GRANTED
     text = result.get("reason", default)
     allowed = {Reason.GRANTED} if allow else _DENIALS
@@ -258,7 +296,7 @@ def _read_reason(result: dict[str, JSONValue], *, allow: bool) -> Reason:
     )
 
 
-def _read_ttl(result: dict[str, JSONValue]) -> float | None:
+def _read_ttl(result: dict[str, Any]) -> float | None:
     if "ttl_seconds" not in result:
         return None
     ttl = result["ttl_seconds"]
@@ -277,16 +315,3 @@ def _invalid(why: str) -> PolicyError:
     return PolicyError(
         f"the policy's answer is unusable: {why}", Reason.POLICY_RESULT_INVALID
     )
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    # One step and no walk: after an abort the chain of causes is a ring.
-    return any(
-        isinstance(link, wasmtime.Trap)
-        and link.trap_code is wasmtime.TrapCode.INTERRUPT
-        for link in (error, error.__cause__)
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
