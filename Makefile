@@ -126,6 +126,7 @@ bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
 	@$(BIN)/python benchmarks/envoy_overhead.py $(BENCH_ARGS)
 	@$(BIN)/python benchmarks/identity_cost.py
 	@$(BIN)/python benchmarks/stream_gate.py
+	@$(BIN)/python benchmarks/policy_scale.py
 
 .PHONY: clean
 clean: ## remove the virtual environment; the cache folder stays

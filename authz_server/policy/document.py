@@ -114,12 +114,12 @@ def parse_policy(text: str, source: str) -> AccessPolicy:
 
 
 def _parse(parts: list[tuple[str, str]]) -> AccessPolicy:
-    with _no_collection():
+    with no_collection():
         return _parse_parts(parts)
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keep the garbage collector from walking a large policy again and again.
 
     Nothing of it is garbage while it is read, and that took a third of the time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import yaml
 from yaml.resolver import Resolver
@@ -70,8 +70,7 @@ class PolicyDocumentError(PolicyError):
         super().__init__("\n".join(lines))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Line and column, both counted from 1, in the file `source`."""
 
     line: int
@@ -82,8 +81,7 @@ class Place:
         return f"{self.source}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(NamedTuple):
     """A single value; `kind` is what YAML takes it for, e.g. ``integer`` for ``1``."""
 
     place: Place

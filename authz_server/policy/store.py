@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from authz_server.errors import PolicyError
 from authz_server.policy.building import shipped_wasm
 from authz_server.policy.compiler import compile_policy
-from authz_server.policy.document import load_policy, policy_files
+from authz_server.policy.document import load_policy, no_collection, policy_files
 from authz_server.policy.engine import Engine
 from authz_server.policy.time_limit import Schedule
 from authz_server.policy.upstream_index import index_upstreams
@@ -142,6 +142,10 @@ class PolicyStore:
                 self._current.engine.close()
 
     def _reload(self) -> bool:
+        with no_collection():
+            return self._replace()
+
+    def _replace(self) -> bool:
         try:
             policy = self._read()
             compiled = compile_policy(policy, self._rego_digest)

@@ -50,3 +50,8 @@ def test_the_gate_is_measured_beside_the_same_stream_without_it() -> None:
         for size in ("1", "100", "8")
         for way in ("open", "gated")
     ]
+
+
+def test_policies_of_all_sizes_are_measured() -> None:
+    out = run("policy_scale.py", "--subjects", "100", "1000", "--decisions", "50")
+    assert [line.split()[0] for line in out.splitlines()] == ["subjects", "100", "1000"]

@@ -1,0 +1,188 @@
+"""What a policy costs as it grows: loading it, memory, and a decision.
+
+For each number of subjects a policy of that many SPIFFE IDs, a hundred to a group, is
+written, read, compiled and loaded into one instance, each in a process of its own. A
+decision is one evaluation by the engine, from the input's JSON to the verdict; it is
+asked of subjects all over the policy, in turn with those of the smallest policy, so
+that what the machine does meanwhile hits both.
+
+These figures depend on the machine and on who else uses it: compare the rows of one run
+with each other, never with those of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from authz_server.policy.building import shipped_wasm
+from authz_server.policy.compiler import compile_policy
+from authz_server.policy.document import load_policy, no_collection
+from authz_server.policy.engine import Engine
+
+GROUP = 100
+PART = 100_000
+HEAD = "apiVersion: authz.edge/v1\nkind: AccessPolicy\nmetadata: {name: big}\nspec:\n"
+COMMON = """\
+  trustDomain: factory.example
+  upstreams: {triton: {kind: triton}}
+  roles: {use: [{actions: [inference], models: [defect-detection]}]}
+"""
+
+
+@dataclass
+class Row:
+    """One size of policy."""
+
+    subjects: int
+    megabytes: float
+    read_s: float
+    compile_s: float
+    load_s: float
+    memory_mb: float
+    decision_us: list[float]
+
+
+def write_policy(folder: Path, subjects: int) -> float:
+    """Write the parts of a policy and return how many megabytes they have."""
+    (folder / "common.yaml").write_text(HEAD + COMMON)
+    for part in range(0, subjects, PART):
+        lines = [HEAD, "  groups:\n"]
+        numbers = range(part // GROUP, min(part + PART, subjects) // GROUP)
+        for number in numbers:
+            lines.append(f"    line-{number}:\n      spiffe:\n")
+            lines += [
+                f"        - spiffe://{subject(number * GROUP + index)}\n"
+                for index in range(GROUP)
+            ]
+        lines.append("  grants:\n")
+        lines += [
+            f"    - {{role: use, to: [line-{number}], on: [triton]}}\n"
+            for number in numbers
+        ]
+        (folder / f"part-{part}.yaml").write_text("".join(lines))
+    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+
+
+def subject(number: int) -> str:
+    """Return the SPIFFE ID of a subject, without its scheme."""
+    return f"factory.example/ns/line-{number // GROUP}/sa/camera-{number % GROUP}"
+
+
+def question(number: int) -> bytes:
+    """Return the input for one subject's call."""
+    _, *path = subject(number).split("/")
+    return json.dumps(
+        {
+            "principal": {
+                "id": f"spiffe://{subject(number)}",
+                "trust_domain": "factory.example",
+                "path": path,
+            },
+            "user": None,
+            "operation": {
+                "action": "inference",
+                "scope": "model",
+                "model": "defect-detection",
+                "version": "1",
+                "adapter": "",
+                "upstream": "triton",
+                "dataset": "",
+            },
+            "http": {"method": "POST", "path": "/", "host": "", "headers": {}},
+            "time": {"open": []},
+        }
+    ).encode()
+
+
+def resident_mb() -> float:
+    """Return how much memory this process has in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def measure(subjects: int, decisions: int) -> Row:
+    """Return what a policy of `subjects` costs. Runs in a process of its own."""
+    wasm = shipped_wasm()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small = loaded(folder / "small", GROUP, wasm)
+        before = resident_mb()
+        large = folder / "large"
+        large.mkdir()
+        megabytes = write_policy(large, subjects)
+        begin = time.perf_counter()
+        with no_collection():  # as the server does
+            policy = load_policy(large)
+            read = time.perf_counter()
+            data = compile_policy(policy).data
+            compiled = time.perf_counter()
+            engine = Engine(wasm, data, timeout_s=30.0, instances=1)
+            end = time.perf_counter()
+        memory = resident_mb() - before
+    times = []
+    for count in range(decisions):
+        for which, total in ((small, GROUP), (engine, subjects)):
+            asked = question(count * 7919 % total)
+            start = time.perf_counter()
+            verdict = which.evaluate(asked)
+            taken = time.perf_counter() - start
+            if not verdict.allow:
+                raise SystemExit(f"subject {count * 7919 % total} was denied")
+            times.append(taken * 1e6)
+    return Row(
+        subjects,
+        megabytes,
+        read - begin,
+        compiled - read,
+        end - compiled,
+        memory,
+        times,
+    )
+
+
+def loaded(folder: Path, subjects: int, wasm: bytes) -> Engine:
+    """Return an engine with a policy of `subjects`."""
+    folder.mkdir()
+    write_policy(folder, subjects)
+    data = compile_policy(load_policy(folder)).data
+    return Engine(wasm, data, timeout_s=30.0, instances=1)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the value below which this share of `values` is."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--subjects", type=int, nargs="+", default=[100, 1000, 10**4, 10**5, 10**6]
+    )
+    parser.add_argument("--decisions", type=int, default=5000)
+    args = parser.parse_args()
+    print(
+        f"{'subjects':>9}{'file MB':>9}{'read s':>9}{'compile':>9}{'load':>8}"
+        f"{'MB':>8}{'p50 us':>9}{'p99':>8}{'p99.9':>8}{'x of 100':>10}"
+    )
+    spawn = multiprocessing.get_context("spawn")
+    for subjects in args.subjects:
+        with spawn.Pool(1) as pool:
+            row = pool.apply(measure, (subjects, args.decisions))
+        small, large = row.decision_us[::2], row.decision_us[1::2]
+        print(
+            f"{row.subjects:>9}{row.megabytes:>9.1f}{row.read_s:>9.2f}"
+            f"{row.compile_s:>9.2f}{row.load_s:>8.2f}{row.memory_mb:>8.0f}"
+            f"{quantile(large, 0.5):>9.1f}{quantile(large, 0.99):>8.1f}"
+            f"{quantile(large, 0.999):>8.1f}"
+            f"{quantile(large, 0.5) / quantile(small, 0.5):>10.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
