@@ -123,8 +123,8 @@ def test_the_parts_are_one_policy(tmp_path: Path) -> None:
             "  grants:\n    - {role: use, to: [line-2], on: [triton]}\n",
             "  grants: {}\n",
             (
-                "30-line-2.yml:7:11: grants must be a list, not a mapping; write a list "
-                "here"
+                "30-line-2.yml:7:11: grants must be a list, not a mapping; "
+                "write a list here"
             ),
         ),
         (
