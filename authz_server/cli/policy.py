@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from authz_server.cli import policy_explain, policy_test
+from authz_server.cli import policy_explain, policy_learn, policy_test
 from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def add_parser(
 
     policy_test.add_action(commands)
     policy_explain.add_action(commands)
+    policy_learn.add_action(commands)
 
 
 def run(args: argparse.Namespace) -> int:

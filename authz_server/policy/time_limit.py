@@ -56,7 +56,8 @@ class TimeWindow:
 
     def __str__(self) -> str:
         days = ",".join(DAYS[day] for day in sorted(self.days))
-        return f"{days} {_clock(self.start_min)}-{_clock(self.end_min)} {self.zone}"
+        hours = f"{clock_text(self.start_min)}-{clock_text(self.end_min)}"
+        return f"{days} {hours} {self.zone}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,9 @@ class TimeLimit:
     def __str__(self) -> str:
         parts = [" or ".join(map(str, self.windows))] if self.windows else []
         if self.since_s is not None:
-            parts.append(f"since {_date(self.since_s)}")
+            parts.append(f"since {date_text(self.since_s)}")
         if self.until_s is not None:
-            parts.append(f"until {_date(self.until_s)}")
+            parts.append(f"until {date_text(self.until_s)}")
         return ", ".join(parts)
 
 
@@ -147,10 +148,12 @@ class Schedule:
         return moment
 
 
-def _clock(minutes: int) -> str:
+def clock_text(minutes: int) -> str:
+    """Return minutes after midnight as a time of day."""
     hour, minute = divmod(minutes, 60)
     return f"{hour:02}:{minute:02}"
 
 
-def _date(seconds: float) -> str:
+def date_text(seconds: float) -> str:
+    """Return seconds since the epoch as a date in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
