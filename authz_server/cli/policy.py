@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
     import argparse
+
+    from authz_server.policy.nodes import Problem
 
 
 def add_parser(
@@ -33,7 +36,20 @@ def add_parser(
     )
     check.add_argument("files", nargs="+", type=Path, metavar="FILE")
     check.add_argument("--output", choices=("table", "json"), default="table")
+    check.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with 1 also for what is valid and yet hardly meant",
+    )
     check.set_defaults(run=run, task=_check)
+
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema of the policy file",
+        description="Prints the JSON Schema by which editors complete and check an "
+        "access policy.",
+    )
+    schema.set_defaults(run=run, task=_schema)
 
     build = commands.add_parser(
         "build",
@@ -72,7 +88,17 @@ def _check(args: argparse.Namespace) -> int:
     else:
         for report in reports:
             _print_report(report)
-    return 0 if all(report["valid"] for report in reports) else 1
+    is_good = all(report["valid"] for report in reports)
+    if args.strict:
+        is_good &= not any(report["findings"] for report in reports)
+    return 0 if is_good else 1
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from authz_server.policy.schema import schema_text
+
+    print(schema_text(), end="")
+    return 0
 
 
 def _report(path: Path) -> dict[str, Any]:
@@ -80,27 +106,27 @@ def _report(path: Path) -> dict[str, Any]:
 
     from authz_server.policy.building import shipped_wasm
     from authz_server.policy.compiler import compile_policy
-    from authz_server.policy.document import PolicyDocumentError, load_policy
+    from authz_server.policy.document import PolicyDocumentError, load_with_nodes
+    from authz_server.policy.lint import lint
 
     try:
-        policy = load_policy(path)
+        policy, root = load_with_nodes(path)
     except PolicyDocumentError as error:
-        problems = [
-            {
-                "line": problem.line,
-                "column": problem.column,
-                "message": problem.message,
-                "mend": problem.mend,
-                "text": str(problem),
-            }
-            for problem in error.problems
-        ]
-        return {"file": str(path), "valid": False, "problems": problems}
+        return {
+            "file": str(path),
+            "valid": False,
+            "problems": list(map(_shown, error.problems)),
+            "findings": [],
+        }
     digest = hashlib.sha256(shipped_wasm()).digest()
     return {
         "file": str(path),
         "valid": True,
         "problems": [],
+        "findings": [
+            {"code": finding.code, **_shown(finding.problem)}
+            for finding in lint(policy, root, time.time())
+        ],
         "name": policy.name,
         "revision": compile_policy(policy, digest).revision,
         "upstreams": len(policy.upstreams),
@@ -110,11 +136,24 @@ def _report(path: Path) -> dict[str, Any]:
     }
 
 
+def _shown(problem: Problem) -> dict[str, Any]:
+    return {
+        "file": problem.source,
+        "line": problem.line,
+        "column": problem.column,
+        "message": problem.message,
+        "mend": problem.mend,
+        "text": str(problem),
+    }
+
+
 def _print_report(report: dict[str, Any]) -> None:
     if not report["valid"]:
         for problem in report["problems"]:
             print(problem["text"])
         return
+    for finding in report["findings"]:
+        print(f"{finding['text']} [{finding['code']}]")
     counts = ", ".join(
         f"{report[key]} {key}" for key in ("upstreams", "groups", "roles", "grants")
     )

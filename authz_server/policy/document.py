@@ -63,6 +63,15 @@ def load_policy(path: Path) -> AccessPolicy:
         PolicyDocumentError: if a file cannot be read, or they hold anything but a valid
             access policy.
     """
+    return load_with_nodes(path)[0]
+
+
+def load_with_nodes(path: Path) -> tuple[AccessPolicy, Node]:
+    """Return what `load_policy` returns, and the nodes that it was read from.
+
+    Raises:
+        PolicyDocumentError: as `load_policy`.
+    """
     try:
         files = policy_files(path)
     except OSError as error:
@@ -110,10 +119,10 @@ def parse_policy(text: str, source: str) -> AccessPolicy:
     Raises:
         PolicyDocumentError: if `text` is anything but a valid access policy.
     """
-    return _parse([(text, source)])
+    return _parse([(text, source)])[0]
 
 
-def _parse(parts: list[tuple[str, str]]) -> AccessPolicy:
+def _parse(parts: list[tuple[str, str]]) -> tuple[AccessPolicy, Node]:
     with no_collection():
         return _parse_parts(parts)
 
@@ -133,16 +142,16 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse_parts(parts: list[tuple[str, str]]) -> AccessPolicy:
+def _parse_parts(parts: list[tuple[str, str]]) -> tuple[AccessPolicy, Node]:
     problems = Problems()
     roots = [compose(text, source, problems) for text, source in parts]
     whole = [root for root in roots if root is not None]
-    policy = None
     if len(whole) == len(roots):
-        policy = _read_policy(problems, unite(problems, whole))
-    if policy is None or problems.found:
-        raise PolicyDocumentError(problems.found)
-    return policy
+        root = unite(problems, whole)
+        policy = _read_policy(problems, root)
+        if policy is not None and not problems.found:
+            return policy, root
+    raise PolicyDocumentError(problems.found)
 
 
 def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:

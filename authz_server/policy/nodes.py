@@ -30,6 +30,9 @@ _SHOWN_NAMES: Final = 20
 _MAX_CANDIDATES: Final = 2000
 """Above it no near names are looked for: the search reads every name each time."""
 
+_ENDS: Final = frozenset(
+    {"found unexpected end of stream", "found unexpected document indicator"}
+)
 _TAG_PREFIX: Final = "tag:yaml.org,2002:"
 _STRING: Final = "string"
 _KINDS: Final = {
@@ -397,9 +400,18 @@ def compose(text: str, source: str, problems: Problems) -> Node | None:
                 return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.problem in _ENDS and error.context_mark is not None:
+            mark = error.context_mark  # where that began which does not end
         problems.add(
             _place(mark, source), f"not YAML: {error.problem}", "correct the syntax"
         )
+        return None
+    except yaml.reader.ReaderError as error:
+        # libyaml counts bytes.
+        data = text.encode("utf-8", "surrogatepass")[: error.position]
+        before = data.decode("utf-8", "replace")
+        place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"), source)
+        problems.add(place, "not YAML: a control character", "take it out")
         return None
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         problems.add(start, f"not YAML: {_first_line(error)}", "use printable text")

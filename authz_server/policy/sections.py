@@ -357,7 +357,7 @@ class SectionReader:
         if (
             self._trust_domain is None
             or not own
-            or not workload.service_account
+            or _NAME.fullmatch(workload.service_account) is None
             or not all(_is_istio_shaped(pattern) for pattern in own)
         ):
             return None

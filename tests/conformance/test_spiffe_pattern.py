@@ -1,7 +1,7 @@
 import pytest
 
 from authz_server.errors import SpiffeIdError
-from authz_server.identity.spiffe_id import SpiffeId
+from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 from authz_server.identity.spiffe_pattern import SpiffePattern
 
 MATCHES = [
@@ -71,3 +71,11 @@ def test_a_pattern_is_printed_unchanged_and_knows_whether_it_is_exact(
     pattern = SpiffePattern.parse(text)
     assert str(pattern) == text
     assert pattern.is_exact is is_exact
+
+
+@pytest.mark.parametrize("segments", [("a/b",), ("a/b", "c"), ("",), ("a", "..")])
+def test_no_pattern_can_be_made_of_what_is_no_segment(
+    segments: tuple[str, ...],
+) -> None:
+    with pytest.raises(SpiffeIdError):
+        SpiffePattern(TrustDomain("td"), segments)

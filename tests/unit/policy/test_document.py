@@ -371,3 +371,21 @@ def test_any_damage_to_a_policy_is_a_policy_or_a_document_error(
         parse_policy(text, "p.yaml")
     except PolicyDocumentError as error:
         assert error.problems  # noqa: PT017 -- either outcome is right
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('a: "b\nc: d\n', "1:4"),
+        ("a: b\nc: 'x\n\nd: e\n", "2:4"),
+        ("a: b\nc: \x01\n", "2:4"),
+        ("a: ü\nb: ü\x07\n", "2:5"),
+    ],
+)
+def test_bad_syntax_is_reported_where_it_begins(text: str, place: str) -> None:
+    assert problems_of(text)[0].startswith(f"p.yaml:{place}: not YAML")
+
+
+def test_a_bad_account_of_a_workload_is_one_problem() -> None:
+    (problem,) = problems_of(changed("serviceAccount: cam}", "serviceAccount: A_b}"))
+    assert "'A_b' is not a name" in problem

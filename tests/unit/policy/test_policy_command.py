@@ -71,3 +71,22 @@ def test_wrong_use_ends_with_two(argv: list[str]) -> None:
 def test_a_build_into_a_missing_folder_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="there is no folder"):
         run("build", "-o", str(tmp_path / "none" / "out.tar.gz"))
+
+
+def test_what_is_hardly_meant_is_said_and_strictly_is_no_pass(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("check", str(EXAMPLE)) == 0
+    assert "on every model; name the models [dangerous-wildcard]" in (
+        capsys.readouterr().out
+    )
+    assert run("check", "--strict", str(EXAMPLE)) == 1
+    capsys.readouterr()
+    assert run("check", "--output", "json", str(EXAMPLE)) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert [finding["code"] for finding in report["findings"]] == ["dangerous-wildcard"]
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("schema") == 0
+    assert json.loads(capsys.readouterr().out)["$id"].startswith("https://authz.edge/")
