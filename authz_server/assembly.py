@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from authz_server.audit import Sink
@@ -30,9 +32,18 @@ from authz_server.operations.foreign_routes import SIGNALS as FOREIGN_SIGNALS
 from authz_server.operations.openai import JSON_MODELS
 from authz_server.operations.s3 import SIGNALS as OBJECT_STORE_SIGNALS
 from authz_server.operations.triton_grpc import OUTLINES
-from authz_server.pipeline import Observer, Pipeline, PolicySource, Settings
+from authz_server.pipeline import (
+    Check,
+    Observer,
+    Onlooker,
+    Pipeline,
+    PolicySource,
+    Settings,
+)
 from authz_server.policy.building import read_wasm, shipped_wasm
+from authz_server.policy.engine import Verdict
 from authz_server.policy.model import AccessPolicy, Group
+from authz_server.policy.shadow import Decided, Shadow
 from authz_server.policy.store import LoadedPolicy, PolicyStore
 from authz_server.response import prepare
 from authz_server.second_lock import SecondLock
@@ -58,6 +69,49 @@ def open_policies(
         instances=config.policy.instances,
         on_change=on_change,
     )
+
+
+@contextlib.contextmanager
+def open_shadow(config: Config) -> Iterator[tuple[PolicyStore, Shadow] | None]:
+    """Yield the configured candidate, not loaded yet, and who asks it; None for none.
+
+    Raises:
+        ConfigError: if the file of differences cannot be opened.
+        PolicyError: if the candidate's own bundle has no Wasm.
+    """
+    if not config.policy.shadow:
+        yield None
+        return
+    policy = replace(
+        config.policy,
+        file=config.policy.shadow,
+        bundle=config.policy.shadow_bundle or config.policy.bundle,
+        instances=1,
+    )
+    candidates = open_policies(replace(config, policy=policy))
+    with contextlib.closing(
+        Shadow(candidates, Path(config.policy.shadow_report))
+    ) as shadow:
+        yield candidates, shadow
+
+
+def show(shadow: Shadow) -> Onlooker:
+    """Return what shows `shadow` the decisions of a pipeline."""
+
+    def onlooker(check: Check, verdict: Verdict) -> None:
+        if check.identity and check.operation and check.facts and check.policy:
+            shadow.offer(
+                Decided(
+                    check.identity,
+                    check.operation,
+                    check.facts,
+                    verdict,
+                    check.arrived.wall_s,
+                    check.policy.revision,
+                )
+            )
+
+    return onlooker
 
 
 def open_identities(
@@ -270,6 +324,8 @@ def build_pipeline(
     identities: IdentitySources,
     observe: Observer | None = None,
     second_lock: SecondLock | None = None,
+    *,
+    onlooker: Onlooker | None = None,
 ) -> Pipeline:
     """Return the pipeline that `config` describes, ready to answer at once.
 
@@ -278,6 +334,7 @@ def build_pipeline(
         observe: told of every decision.
         second_lock: what `open_second_lock` returned for the same configuration;
             without it answers hold no secret, and Triton's lock stays shut.
+        onlooker: shown every decision that the policy made.
     """
     prepare()
     return Pipeline(
@@ -296,4 +353,5 @@ def build_pipeline(
         ),
         observe=observe,
         second_lock=second_lock,
+        onlooker=onlooker,
     )

@@ -168,7 +168,7 @@ class AccessSecretError(AuthzError):
 
 
 class AuditError(AuthzError):
-    """An audit event could not be written."""
+    """An audit event could not be written, or read."""
 
     default_reason = Reason.AUDIT_UNAVAILABLE
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from authz_server.audit import Occurrence, Sink, complete_event, encode_record
@@ -35,7 +35,7 @@ from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation
 from authz_server.operations.triton_grpc import is_grpc_path
 from authz_server.policy.engine import Verdict
-from authz_server.policy.question import build_question
+from authz_server.policy.judgement import judge
 from authz_server.policy.store import LoadedPolicy
 from authz_server.policy.time_limit import Moment
 from authz_server.response import NO_CHANGES, allow, deny, with_gate
@@ -50,6 +50,11 @@ _REHEARSED: Final = 512
 Observer = Callable[[Reason, bool, float], None]
 """Gets the reason of a decision, whether it was remembered, and its seconds. It runs
 where the decision is made, so it must be quick, and must not raise."""
+
+
+Onlooker = Callable[["Check", Verdict], None]
+"""Gets a decision that was not remembered, before it is given; like an `Observer` it
+must be quick, and must not raise."""
 
 
 class PolicySource(Protocol):
@@ -124,6 +129,7 @@ class Pipeline:
         audit: where every decision is recorded before it is given.
         observe: told of every decision that was recorded.
         second_lock: what an allowed call to Triton is sent along with.
+        onlooker: shown every decision that the policy made.
     """
 
     def __init__(  # noqa: PLR0913 - every room meets here
@@ -138,6 +144,7 @@ class Pipeline:
         settings: Settings,
         observe: Observer | None = None,
         second_lock: SecondLock | None = None,
+        onlooker: Onlooker | None = None,
     ) -> None:
         self._plan = plan
         self._policies = policies
@@ -148,6 +155,7 @@ class Pipeline:
         self._settings = settings
         self._observe = observe
         self._second_lock = second_lock or SecondLock()
+        self._onlooker = onlooker
 
     def check(self, raw: bytes) -> bytes:
         """Return the CheckResponse to the CheckRequest in `raw`. Never raises."""
@@ -197,7 +205,7 @@ class Pipeline:
             check.lock = self._second_lock.current
             # What fails now is asked again when somebody asks it.
             with contextlib.suppress(AuthzError):
-                _, entry = self._judge(check)
+                _, entry, _ = self._judge(check)
                 if entry is not None and check.lock.secret is not None:
                     entries.append((key, entry))
 
@@ -253,13 +261,15 @@ class Pipeline:
 
     def _decide(self, check: Check) -> _Outcome:
         """Stages 3 to 7."""
-        outcome, entry = self._judge(check)
+        outcome, entry, verdict = self._judge(check)
         if entry is not None:
             self._cache.put(check.key, entry)
+        if self._onlooker is not None and check.is_recorded:
+            self._onlooker(check, verdict)
         return outcome
 
-    def _judge(self, check: Check) -> tuple[_Outcome, Entry | None]:
-        """Stages 3 to 6, and what to remember of them."""
+    def _judge(self, check: Check) -> tuple[_Outcome, Entry | None, Verdict]:
+        """Stages 3 to 6, what to remember of them, and what the policy said."""
         if check.policy is None or check.standing is None:
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
         self._check_deadline(check)
@@ -271,7 +281,7 @@ class Pipeline:
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
         )
         moment = check.policy.schedule.at(check.arrived.wall_s)
-        verdict = _evaluate(
+        verdict = judge(
             check.policy, check.identity, check.operation, facts, moment.open
         )
         self._check_deadline(check)
@@ -297,7 +307,7 @@ class Pipeline:
             ),
             verdict.reason,
         )
-        return outcome, self._entry(check, outcome, verdict.ttl_s, moment)
+        return outcome, self._entry(check, outcome, verdict.ttl_s, moment), verdict
 
     def _check_deadline(self, check: Check) -> None:
         if self._clock().steady_s - check.arrived.steady_s > self._settings.deadline_s:
@@ -349,25 +359,6 @@ class Pipeline:
         self._audit.write(complete_event(outcome.record, occurrence))
         if self._observe is not None:
             self._observe(outcome.reason, outcome.cache_hit, occurrence.latency_s)
-
-
-def _evaluate(
-    policy: LoadedPolicy,
-    identity: Identity,
-    operation: Operation,
-    facts: Facts,
-    open_times: Sequence[str],
-) -> Verdict:
-    """Return the policy's verdict on all that a request does; no, if one part is."""
-    question = build_question(identity, operation, facts, open_times)
-    verdict = policy.engine.evaluate(question)
-    if verdict.allow is not True or operation.also is None:
-        return verdict
-    other = _evaluate(policy, identity, operation.also, facts, open_times)
-    if other.allow is not True:
-        return other
-    ttls = [item.ttl_s for item in (verdict, other) if item.ttl_s is not None]
-    return replace(verdict, ttl_s=min(ttls, default=None))
 
 
 def _revision_of(check: Check) -> str:

@@ -21,6 +21,7 @@ COMMANDS = (
     "revoke",
     "decide",
     "policy",
+    "audit",
     "emit",
     "triton-flags",
     "demo",

@@ -8,7 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from authz_server.cli import policy_explain, policy_learn, policy_test
+from authz_server.cli import (
+    policy_explain,
+    policy_learn,
+    policy_shadow,
+    policy_test,
+)
 from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
@@ -74,6 +79,7 @@ def add_parser(
     policy_test.add_action(commands)
     policy_explain.add_action(commands)
     policy_learn.add_action(commands)
+    policy_shadow.add_action(commands)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from authz_server.errors import PolicyError
 
 
 def add_action(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,13 +32,14 @@ def add_action(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print the proposal, and what is unused, and return the exit code."""
+    from authz_server.audit.trail import read_events
     from authz_server.emit.yaml_text import comment, document
     from authz_server.policy.document import load_policy, parse_policy
     from authz_server.policy.learning import observe, unused
     from authz_server.policy.proposal import propose
 
     policy = load_policy(args.policy)
-    observation = observe(policy, _events(args.audit))
+    observation = observe(policy, read_events(args.audit))
     proposal = propose(policy, observation, args.min_support)
     text = comment([f"What was used of {policy.name}, by its audit trail."])
     text += document(proposal.document)
@@ -63,23 +59,3 @@ def _count(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
-
-
-def _events(files: list[Path]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        try:
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    yield _event(line, f"{file}:{number}")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError(f"{file}: cannot be read: {error}") from error
-
-
-def _event(line: str, place: str) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-    except ValueError as error:
-        raise PolicyError(f"{place}: not an audit event; take the line out") from error
-    if not isinstance(event, dict):
-        raise PolicyError(f"{place}: not an audit event; take the line out")
-    return event

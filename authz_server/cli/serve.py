@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from authz_server.identity.sources import IdentitySources
     from authz_server.identity.spiffe_id import SpiffeId
     from authz_server.pipeline import Observer
+    from authz_server.policy.shadow import Shadow
     from authz_server.policy.store import LoadedPolicy, PolicyStore
     from authz_server.transport.tls import SvidTls, TlsFiles
 
@@ -76,7 +77,9 @@ async def _serve(config: Config) -> None:
         open_identities,
         open_policies,
         open_second_lock,
+        open_shadow,
         proxy_verifier,
+        show,
     )
     from authz_server.audit import FileSink
     from authz_server.clock import system_clock
@@ -105,13 +108,16 @@ async def _serve(config: Config) -> None:
     audit = FileSink(config.audit.file)
     with contextlib.ExitStack() as running:
         running.callback(audit.close)
+        shadow = running.enter_context(open_shadow(config))
+        candidates = None if shadow is None else shadow[0]
         pipeline = build_pipeline(
             config,
             policies,
             audit,
             identities,
-            _observer(config, policies, identities, running),
+            _observer(config, policies, identities, running, shadow),
             second_lock,
+            onlooker=show(shadow[1]) if shadow is not None else None,
         )
         policies.rehearse_with(pipeline.rehearse)
         server = GrpcServer(
@@ -139,7 +145,7 @@ async def _serve(config: Config) -> None:
         )
         # What cannot be loaded is in log and health, and every answer is a denial; the
         # server starts all the same, so that mending the file is enough.
-        for source in (policies, identities, second_lock, tls):
+        for source in (policies, identities, second_lock, tls, candidates):
             if source is not None:
                 await asyncio.to_thread(source.reload)
                 source.start_watching(config.policy.reload_interval_s)
@@ -178,6 +184,7 @@ def _observer(
     policies: PolicyStore,
     identities: IdentitySources,
     running: contextlib.ExitStack,
+    shadow: tuple[PolicyStore, Shadow] | None,
 ) -> Observer | None:
     """Return what counts decisions, and serve the counts; None if they are not wanted.
 
@@ -193,6 +200,7 @@ def _observer(
     metrics = Metrics(
         is_current=lambda: policies.current is not None and policies.error is None,
         standings=lambda: store.standings() if store is not None else {},
+        shadow=None if shadow is None else lambda: shadow[1].counts,
     )
     address = running.enter_context(
         serve_metrics(Address.parse(config.listen.metrics), metrics)

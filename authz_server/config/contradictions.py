@@ -7,7 +7,14 @@ from typing import Final
 
 from authz_server.address import Address
 from authz_server.config.identity_contradictions import find_identity_contradictions
-from authz_server.config.sections import Config, Identity, Listen, Tls, Triton
+from authz_server.config.sections import (
+    Config,
+    Identity,
+    Listen,
+    Policy,
+    Tls,
+    Triton,
+)
 from authz_server.errors import SpiffeIdError
 from authz_server.facts import Plan
 from authz_server.identity.spiffe_id import SpiffeId
@@ -63,7 +70,15 @@ def find_contradictions(config: Config) -> list[str]:
     problems += find_identity_contradictions(config.identity, config.inputs.headers)
     problems += _listen_problems(config.listen, config.identity)
     problems += _triton_problems(config.triton)
+    problems += _shadow_problems(config.policy)
     return problems
+
+
+def _shadow_problems(policy: Policy) -> Iterator[str]:
+    if policy.shadow and not policy.shadow_report:
+        yield "policy.shadow: set policy.shadow_report, where differences go"
+    if not policy.shadow and (policy.shadow_bundle or policy.shadow_report):
+        yield "policy.shadow_bundle, policy.shadow_report: are for policy.shadow"
 
 
 def _triton_problems(triton: Triton) -> Iterator[str]:

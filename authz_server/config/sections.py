@@ -60,6 +60,12 @@ class Policy:
     """Seconds between looks at the file."""
     instances: int = 2
     """Instances of the Wasm module, hence evaluations at the same time."""
+    shadow: str = ""
+    """A candidate AccessPolicy, asked beside the one in force; empty for none."""
+    shadow_bundle: str = ""
+    """The candidate's own Rego; empty for what ``bundle`` says."""
+    shadow_report: str = ""
+    """File to which the differences are appended."""
 
 
 @dataclass(frozen=True, slots=True)

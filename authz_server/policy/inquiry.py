@@ -54,8 +54,7 @@ class Inquiry:
         Raises:
             PolicyError: as `Engine.evaluate`.
         """
-        open_times = Schedule(policy.time_limits).at(self.at_s).open
-        return engine.evaluate(self.question(open_times))
+        return engine.evaluate(self.question(open_at(policy, self.at_s)))
 
     def question(self, open_times: tuple[str, ...]) -> bytes:
         """Return the policy's input."""
@@ -79,6 +78,11 @@ class Inquiry:
             ),
             open_times,
         )
+
+
+def open_at(policy: AccessPolicy, at_s: float) -> tuple[str, ...]:
+    """Return the names of the time limits of `policy` that hold at `at_s`."""
+    return Schedule(policy.time_limits).at(at_s).open
 
 
 def make_user(issuer: str, claims: Mapping[str, Any]) -> User:

@@ -67,9 +67,9 @@ def observe(policy: AccessPolicy, events: Iterable[Mapping[str, Any]]) -> Observ
         event = dict(zip(_EVENT, named, strict=True))
         try:
             spiffe_id = SpiffeId.parse_workload(principal)
-            observer.add(spiffe_id, issuer, _operation(event), count)
+            observer.add(spiffe_id, issuer, operation_of(event), count)
             if also:
-                observer.add(spiffe_id, issuer, _beside(event, also), count)
+                observer.add(spiffe_id, issuer, operation_beside(event, also), count)
         except (AuthzError, ValueError) as error:
             found.skipped[str(error)] += count
     return found
@@ -98,7 +98,12 @@ def unused(policy: AccessPolicy, observation: Observation) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _operation(event: Mapping[str, str]) -> Operation:
+def operation_of(event: Mapping[str, str]) -> Operation:
+    """Return what a call did.
+
+    Raises:
+        ValueError, OperationError: if this version has no words for it.
+    """
     return Operation(
         Call(
             Action(event["action"]),
@@ -112,8 +117,12 @@ def _operation(event: Mapping[str, str]) -> Operation:
     )
 
 
-def _beside(event: Mapping[str, str], also: str) -> Operation:
-    """Return what a call did beside: the source of a copy is a dataset."""
+def operation_beside(event: Mapping[str, str], also: str) -> Operation:
+    """Return what a call did beside: the source of a copy is a dataset.
+
+    Raises:
+        ValueError, OperationError: if this version has no words for it.
+    """
     action, _, dataset = also.partition(" ")
     if Action(action) not in DATASET_ACTIONS:
         raise ValueError(f"beside a call, {action} is unknown")

@@ -33,6 +33,7 @@ from authz_server.address import Address
 from authz_server.errors import ConfigError, Reason
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import Standing
+from authz_server.policy.shadow import Answer
 
 BUCKETS_S: Final = (
     0.000_05,
@@ -66,6 +67,7 @@ class Metrics(Collector):
     Args:
         is_current: whether the newest policy is in force.
         standings: how every trust domain's bundle is.
+        shadow: how often a candidate policy's answer was what; None without one.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Metrics(Collector):
         *,
         is_current: Callable[[], bool],
         standings: Callable[[], Mapping[TrustDomain, Standing]],
+        shadow: Callable[[], Mapping[Answer, int]] | None = None,
     ) -> None:
         self._is_current = is_current
         self._standings = standings
+        self._shadow = shadow
         self._lock = threading.Lock()
         # Every reason from the start: what first shows with a 1 has no increase.
         self._checks = {(reason, False): 0 for reason in Reason}
@@ -115,6 +119,19 @@ class Metrics(Collector):
             value=self._is_current(),
         )
         yield from _bundles(self._standings())
+        if self._shadow is not None:
+            yield _shadow(self._shadow())
+
+
+def _shadow(counts: Mapping[Answer, int]) -> Metric:
+    counter = CounterMetricFamily(
+        "authz_server_shadow_decisions",
+        "Decisions by what the candidate policy would make of them.",
+        labels=["answer"],
+    )
+    for answer, count in counts.items():
+        counter.add_metric([answer], count)
+    return counter
 
 
 def _histogram(buckets: list[int], sum_s: float) -> Metric:

@@ -16,6 +16,7 @@ from authz_server.address import Address
 from authz_server.errors import ConfigError, Reason
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import Standing
+from authz_server.policy.shadow import Answer
 from authz_server.transport.metrics import BUCKETS_S, Metrics, serve_metrics
 
 FACTORY, SUPPLIER = TrustDomain("factory.example"), TrustDomain("supplier.example")
@@ -139,6 +140,15 @@ def test_policy_and_bundles_are_told_as_they_are_at_the_scrape() -> None:
     assert value(text, age, trust_domain="factory.example") == 3.5
     assert value(text, good, trust_domain="supplier.example") == 0
     assert value(text, age, trust_domain="supplier.example") == math.inf
+
+
+def test_a_candidates_answers_are_counted() -> None:
+    counts = {answer: number for number, answer in enumerate(Answer)}
+    metrics = Metrics(is_current=lambda: True, standings=dict, shadow=lambda: counts)
+    with scraped(metrics) as address:
+        _, text = get(address)
+    name = "authz_server_shadow_decisions_total"
+    assert {answer: value(text, name, answer=answer) for answer in Answer} == counts
 
 
 def test_no_count_is_lost_between_threads() -> None:

@@ -1,6 +1,7 @@
 """``authz-server serve`` as an operator runs it: a process, its files, its signals."""
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from checks import INFER, check_request, is_allowed, reason_of
+from envoy_data_plane.envoy.service.auth import v3 as auth
 from parts import (
     EXAMPLE,
     FACTORY_CA,
@@ -65,11 +67,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, policy: str) -> Iterator[Running]:
+def serving(folder: Path, policy: str, more: str = "") -> Iterator[Running]:
     (folder / "access.yaml").write_text(policy)
     (folder / "config.yaml").write_text(
         f"listen: {{address: 'unix://{folder}/s'}}\n"
-        f"policy: {{file: '{folder}/access.yaml', reload_interval_s: 0.05}}\n"
+        f"policy: {{file: '{folder}/access.yaml', reload_interval_s: 0.05{more}}}\n"
         "identity: {chain: proxy, require_certificate: false}\n"
         "limits: {deadline_s: 5}\n"
         f"audit: {{file: '{folder}/audit.jsonl'}}\n"
@@ -124,6 +126,41 @@ def test_a_server_without_a_policy_starts_denies_and_recovers(tmp_path: Path) ->
         server.policy.write_text(EXAMPLE.read_text())
         assert eventually(lambda: server.health() == 0)
         assert eventually(lambda: is_allowed(server.ask()))
+
+
+def test_a_candidate_is_asked_beside_and_changes_no_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidate, report = tmp_path / "candidate.yaml", tmp_path / "shadow.jsonl"
+    good = EXAMPLE.read_text()
+    candidate.write_text(good)
+    more = f", shadow: '{candidate}', shadow_report: '{report}'"
+    denied = bytes(check_request(path="/v2/models/demand-forecast/infer"))
+    with serving(tmp_path, good, more) as server:
+        assert reason_of(server.ask(denied)) == Reason.NOT_GRANTED
+        candidate.write_text(
+            good.replace("to: [planning], on: [tri", "to: [factory-floor], on: [tri")
+        )
+        # Until the candidate has been read again, there is no difference.
+        assert eventually(
+            lambda: (server.ask(raw_of(denied)), report.stat().st_size)[1] > 0
+        )
+        assert reason_of(server.ask(raw_of(denied))) == Reason.NOT_GRANTED
+    assert main(["policy", "shadow", "report", str(report)]) == 1
+    assert "widens" in capsys.readouterr().out
+
+
+_NUMBERS = itertools.count()
+
+
+def raw_of(denied: bytes) -> bytes:
+    """Return a check like `denied` that no cache has seen."""
+    request = auth.CheckRequest.parse(denied)
+    assert request.attributes is not None
+    assert request.attributes.request is not None
+    assert request.attributes.request.http is not None
+    request.attributes.request.http.path += f"?n={next(_NUMBERS)}"
+    return bytes(request)
 
 
 def test_health_of_a_mutual_tls_listener_is_asked_with_its_own_certificate(

@@ -22,6 +22,9 @@ DEFAULTS = {
     "policy.bundle": "",
     "policy.reload_interval_s": 1.0,
     "policy.instances": 2,
+    "policy.shadow": "",
+    "policy.shadow_bundle": "",
+    "policy.shadow_report": "",
     "identity.chain": "bundle",
     "identity.bundles": {},
     "identity.bundle_map": "",
@@ -325,6 +328,10 @@ BAD = {
     ),
     "triton.principal_header: is access_header too": (
         "{policy: {file: p}, triton: {principal_header: a, access_header: a}}"
+    ),
+    "policy.shadow: set policy.shadow_report": "{policy: {file: p, shadow: q}}",
+    "policy.shadow_report: are for policy.shadow": (
+        "{policy: {file: p, shadow_report: r}}"
     ),
     "listen.tls.proxies: 'x'": (
         '{policy: {file: p}, listen: {address: "tcp://0.0.0.0:1", '

@@ -193,4 +193,4 @@ def test_a_line_that_is_no_event_is_named(
 ) -> None:
     trail.write_text(json.dumps(EVENTS[0]) + "\n" + line + "\n")
     assert main(["policy", "learn", str(EXAMPLE), str(trail)]) == 1
-    assert f"{trail}:2: not an audit event" in capsys.readouterr().err
+    assert f"{trail}:2: not an event" in capsys.readouterr().err
