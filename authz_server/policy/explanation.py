@@ -10,17 +10,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from authz_server.operations.actions import DATASET_ACTIONS
-from authz_server.operations.operation import Call, Operation, Scope
+from authz_server.operations.operation import Call, Scope
 from authz_server.policy.inquiry import Inquiry
-from authz_server.policy.model import (
-    AccessPolicy,
-    Condition,
-    Grant,
-    Permission,
-    UpstreamKind,
-)
-from authz_server.policy.roles import ANY_MODEL, GATED_ACTIONS, SERVER_ACTIONS
+from authz_server.policy.matching import gives_not, names_model, takes_not
+from authz_server.policy.model import AccessPolicy, Condition, Grant, Permission
 
 # How far something that is missing is from what is asked: a version or a condition, a
 # model or a group, another action or upstream.
@@ -161,114 +154,25 @@ class _Asker:
         self, permission: Permission, role: str, *, is_denial: bool
     ) -> tuple[int, str]:
         """Return how far `permission` is from what is asked, and what it lacks."""
-        call, operation = self._operation.call, self._operation
+        operation = self._operation
         upstream = self._policy.upstreams[operation.upstream]
-        is_dataset = call.action in DATASET_ACTIONS
-        if call.action not in permission.actions or (
-            is_dataset is not (upstream.kind is UpstreamKind.DATASET)
-        ):
-            return _FAR, f"role {role} has no {call.action} there"
-        if not permission.holds_on(upstream.name):
-            return _FAR, f"role {role} has {call.action} on other upstreams only"
-        lack = _DENIED[call.scope] if is_denial else _GIVEN[call.scope]
-        why = lack(permission, operation)
+        lack = takes_not if is_denial else gives_not
+        why = lack(permission, operation, upstream)
         if not why:
             return 0, ""
-        is_near = call.scope is Scope.MODEL and _names(permission, call.model)
-        return _NEXT if is_near else _NEAR, f"role {role} {why}"
+        call = operation.call
+        weight = _NEAR
+        if call.action not in permission.actions or not permission.holds_on(
+            upstream.name
+        ):
+            weight = _FAR
+        elif call.scope is Scope.MODEL and names_model(permission, call.model):
+            weight = _NEXT
+        return weight, f"role {role} {why}"
 
 
 def _values(claim: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a claim may be anything
     return tuple(claim) if isinstance(claim, list) else (claim,)
-
-
-# What a permission lacks to give something, by the scope of what is asked; empty for
-# nothing. The rules are those of rego/access.rego.
-
-
-def _lacks_dataset(permission: Permission, operation: Operation) -> str:
-    if operation.dataset in permission.datasets:
-        return ""
-    return f"has it on datasets: {', '.join(permission.datasets)}"
-
-
-def _lacks_server(permission: Permission, operation: Operation) -> str:
-    del permission
-    if operation.call.action in SERVER_ACTIONS | GATED_ACTIONS:
-        return ""
-    return "gives nothing on the server as such"
-
-
-def _lacks_every_model(permission: Permission, _: Operation) -> str:
-    if (
-        ANY_MODEL in permission.models
-        and not permission.versions
-        and not permission.adapters
-    ):
-        return ""
-    return "has it on some models, and this call is on every model"
-
-
-def _lacks_model(permission: Permission, operation: Operation) -> str:
-    call = operation.call
-    if not _names(permission, call.model):
-        named = ", ".join(permission.models) or "none"
-        return f"has it on models: {named}"
-    if permission.versions and call.version not in permission.versions:
-        asked = f"version {call.version}" if call.version else "no version"
-        named = ", ".join(permission.versions)
-        return f"has versions {named} of {call.model}, and the call names {asked}"
-    if permission.adapters and call.adapter not in permission.adapters:
-        asked = f"adapter {call.adapter}" if call.adapter else "no adapter"
-        named = ", ".join(permission.adapters)
-        return f"has adapters {named} of {call.model}, and the call names {asked}"
-    return ""
-
-
-# And what a denial lacks to take it.
-
-
-def _spares_server(permission: Permission, operation: Operation) -> str:
-    if not permission.models:
-        takes = operation.call.action in SERVER_ACTIONS
-    else:
-        takes = not _lacks_every_model(permission, operation)
-    return "" if takes else "is about some models, not the server as such"
-
-
-def _spares_every_model(permission: Permission, _: Operation) -> str:
-    return "" if permission.models else "is about the server, not about models"
-
-
-def _spares_model(permission: Permission, operation: Operation) -> str:
-    call = operation.call
-    is_unnamed = bool(permission.versions) and not call.version
-    return (
-        ""
-        if is_unnamed and _names(permission, call.model)
-        else _lacks_model(permission, operation)
-    )
-
-
-def _names(permission: Permission, model: str) -> bool:
-    return any(
-        model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
-        for pattern in permission.models
-    )
-
-
-_GIVEN = {
-    Scope.DATASET: _lacks_dataset,
-    Scope.SERVER: _lacks_server,
-    Scope.EVERY_MODEL: _lacks_every_model,
-    Scope.MODEL: _lacks_model,
-}
-_DENIED = {
-    Scope.DATASET: _lacks_dataset,
-    Scope.SERVER: _spares_server,
-    Scope.EVERY_MODEL: _spares_every_model,
-    Scope.MODEL: _spares_model,
-}
 
 
 def describe(grant: Grant) -> str:
