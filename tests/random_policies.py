@@ -89,6 +89,10 @@ def make_grants(
 
 
 def make_policy(rng: random.Random) -> AccessPolicy:
+    return parse_policy(json.dumps(make_document(rng)), "generated")
+
+
+def make_document(rng: random.Random) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     for name in ("g1", "g2", "g3", "g4"):
         groups[name] = {
@@ -111,7 +115,7 @@ def make_policy(rng: random.Random) -> AccessPolicy:
         name: [make_permission(rng) for _ in range(rng.randint(1, 3))]
         for name in ("r1", "r2", "r3", "r4", "r5")
     }
-    document = {
+    return {
         "apiVersion": "authz.edge/v1",
         "kind": "AccessPolicy",
         "metadata": {"name": "p"},
@@ -130,7 +134,6 @@ def make_policy(rng: random.Random) -> AccessPolicy:
             "denials": make_grants(rng, groups, roles, 0.4),
         },
     }
-    return parse_policy(json.dumps(document), "generated")
 
 
 def _fits(permissions: list[dict[str, Any]], upstream: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from authz_server.cli import (
+    policy_diff,
     policy_explain,
     policy_learn,
     policy_shadow,
@@ -77,6 +78,7 @@ def add_parser(
     build.set_defaults(run=run, task=_build)
 
     policy_test.add_action(commands)
+    policy_diff.add_action(commands)
     policy_explain.add_action(commands)
     policy_learn.add_action(commands)
     policy_shadow.add_action(commands)

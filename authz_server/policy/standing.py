@@ -1,0 +1,101 @@
+"""What a kind of caller may do, worked out from the policy's meaning alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from authz_server.identity.spiffe_id import SpiffeId
+from authz_server.operations.operation import Operation
+from authz_server.policy.matching import gives_not, takes_not
+from authz_server.policy.model import (
+    AccessPolicy,
+    Grant,
+    Permission,
+    Upstream,
+    UserClaim,
+)
+from authz_server.policy.vocabulary import Asker, holds
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The permissions that count for a caller on one upstream.
+
+    Attributes:
+        upstream: None if the policy has none of that name.
+        given, taken: of the grants and of the denials that count.
+    """
+
+    upstream: Upstream | None
+    given: frozenset[Permission] = frozenset()
+    taken: frozenset[Permission] = frozenset()
+
+    def allows(self, operation: Operation) -> bool:
+        """Return whether the caller may do `operation`."""
+        upstream = self.upstream
+        return (
+            upstream is not None
+            and any(not gives_not(item, operation, upstream) for item in self.given)
+            and all(takes_not(item, operation, upstream) for item in self.taken)
+        )
+
+
+class Standings:
+    """The standings of callers under one policy."""
+
+    def __init__(self, policy: AccessPolicy) -> None:
+        self._policy = policy
+        self._workload_groups = cache(self._find_workload_groups)
+        self._user_groups = cache(self._find_user_groups)
+
+    def groups(self, asker: Asker) -> frozenset[str]:
+        """Return the groups that a caller is in, as a workload or by its user."""
+        return self._workload_groups(asker.spiffe_id) | self._user_groups(asker.claims)
+
+    def of(self, asker: Asker) -> dict[str, Standing]:
+        """Return the standing of a caller on each upstream."""
+        user_groups = self._user_groups(asker.claims)
+        groups = self._workload_groups(asker.spiffe_id) | user_groups
+        given = self._permissions(self._policy.grants, asker, groups, user_groups)
+        taken = self._permissions(self._policy.denials, asker, groups, user_groups)
+        return {
+            name: Standing(
+                upstream,
+                frozenset(given.get(name, ())),
+                frozenset(taken.get(name, ())),
+            )
+            for name, upstream in self._policy.upstreams.items()
+        }
+
+    def _find_workload_groups(self, spiffe_id: SpiffeId) -> frozenset[str]:
+        return frozenset(
+            group.name
+            for group in self._policy.groups.values()
+            if any(pattern.matches(spiffe_id) for pattern in group.spiffe)
+        )
+
+    def _find_user_groups(self, claims: frozenset[UserClaim]) -> frozenset[str]:
+        return frozenset(
+            group.name
+            for group in self._policy.groups.values()
+            if not claims.isdisjoint(group.users)
+        )
+
+    def _permissions(
+        self,
+        grants: Iterable[Grant],
+        asker: Asker,
+        groups: frozenset[str],
+        user_groups: frozenset[str],
+    ) -> dict[str, set[Permission]]:
+        found: dict[str, set[Permission]] = {}
+        for grant in grants:
+            if not groups.isdisjoint(grant.to) and holds(
+                self._policy, grant.when, asker, user_groups
+            ):
+                permissions = self._policy.roles[grant.role].permissions
+                for name in grant.on:
+                    found.setdefault(name, set()).update(permissions)
+        return found

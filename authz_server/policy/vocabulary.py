@@ -1,0 +1,310 @@
+"""Finite sets of callers and operations that stand for all there can be.
+
+A policy looks at callers, users, models, versions and adapters through patterns and
+names alone. So what is decided for one witness of each kind that these tell apart is
+decided for everybody and everything. Several policies share a vocabulary that is as
+fine as all of them together.
+
+Users and times need an argument. A claim more can only put a user into more groups,
+and a time that holds can only make more grants and denials count. Let a caller with a
+user and a set of times be allowed by policy A and not by B. Some grant of A counts,
+which takes at most two claims (one to be in `to`, one for `when.users`) and one time;
+and in B either none counts, or some denial does, which takes as much again. With just
+those claims and times the grant of A still counts, no denial of A does which did not
+before, and B still denies. So it is enough to look at users of at most four claims and
+at two times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Final, TypeVar
+
+from authz_server.identity.spiffe_id import SpiffeId
+from authz_server.identity.spiffe_pattern import ANY_SEGMENT, SpiffePattern
+from authz_server.operations.actions import DATASET_ACTIONS, OPENAI_ACTIONS, Action
+from authz_server.operations.operation import Call, Operation, Scope
+from authz_server.policy.caller_classes import caller_classes
+from authz_server.policy.model import (
+    AccessPolicy,
+    Condition,
+    Permission,
+    Upstream,
+    UpstreamKind,
+    UserClaim,
+)
+from authz_server.policy.roles import SERVER_ACTIONS
+
+MAX_CLAIMS: Final = 4
+MAX_TIMES: Final = 2
+
+_Item = TypeVar("_Item")
+
+# What a call of an action can be on, where it is not just one model. The beginning of a
+# gated call is left out: each of its messages is judged like a call of its own.
+_EVERY_MODEL: Final = frozenset(
+    {
+        Action.INFERENCE_STREAM,
+        Action.LOGGING,
+        Action.METRICS,
+        Action.MODEL_LIST,
+        Action.MODEL_REPOSITORY,
+        Action.SHARED_MEMORY,
+        Action.STATISTICS,
+        Action.TRACE,
+    }
+)
+_NO_MODEL: Final = frozenset({Action.LOGGING, Action.SHARED_MEMORY})
+_TRITON_ACTIONS: Final = frozenset(Action) - DATASET_ACTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A kind of caller.
+
+    Attributes:
+        spiffe_id: a witness.
+        claims: of the user that it calls for; empty for none.
+        times: names of the time limits that hold.
+    """
+
+    spiffe_id: SpiffeId
+    claims: frozenset[UserClaim] = frozenset()
+    times: frozenset[str] = frozenset()
+
+
+class Vocabulary:
+    """What some policies can tell apart.
+
+    Args:
+        patterns: further ones that callers are to be told apart by.
+        models: further names and prefixes.
+        versions: further ones.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[AccessPolicy],
+        *,
+        patterns: Iterable[SpiffePattern] = (),
+        models: Iterable[str] = (),
+        versions: Iterable[str] = (),
+    ) -> None:
+        self._policies = policies
+        self._patterns = tuple(patterns)
+        permissions = [
+            permission
+            for policy in policies
+            for role in policy.roles.values()
+            for permission in role.permissions
+        ]
+        self._models = _model_names(permissions, models)
+        self._versions = _with_fresh(
+            {version for item in permissions for version in item.versions}
+            | set(versions)
+        )
+        adapters = sorted({name for item in permissions for name in item.adapters})
+        self._adapters = ("", *adapters, _fresh_name(adapters))
+
+    def workloads(self) -> tuple[SpiffeId, ...]:
+        """Return a witness of every kind of workload."""
+        patterns: dict[SpiffePattern, set[tuple[int, str]]] = {}
+        for number, policy in enumerate(self._policies):
+            for group in policy.groups.values():
+                for pattern in group.spiffe:
+                    patterns.setdefault(pattern, set()).add((number, group.name))
+            for marker in _markers(policy):
+                patterns.setdefault(marker, set()).add((number, str(marker)))
+        for pattern in self._patterns:
+            patterns.setdefault(pattern, set()).add((-1, str(pattern)))
+        names = list(patterns.values())
+        domains = set().union(*(policy.trust_domains for policy in self._policies))
+
+        def label(matching: frozenset[int]) -> frozenset[tuple[int, str]]:
+            return frozenset(chain.from_iterable(names[number] for number in matching))
+
+        return tuple(caller_classes(list(patterns), domains, label).values())
+
+    def askers(self) -> Iterator[Asker]:
+        """Yield every kind of caller, those with less before those with more."""
+        workloads = self.workloads()
+        users = list(self._users())
+        times = list(
+            _subsets(
+                sorted({str(t) for p in self._policies for t in p.time_limits}),
+                MAX_TIMES,
+            )
+        )
+        for claims in users:
+            for open_times in times:
+                for workload in workloads:
+                    yield Asker(workload, claims, open_times)
+
+    def operations(self, upstream: str) -> tuple[Operation, ...]:
+        """Return a witness of every operation that there can be on `upstream`."""
+        found: dict[Operation, None] = {}
+        for policy in self._policies:
+            if upstream in policy.upstreams:
+                for operation in self._operations(policy.upstreams[upstream]):
+                    found[operation] = None
+        return tuple(found)
+
+    def describe(self, operations: Iterable[Operation]) -> list[str]:
+        """Return operations of one upstream in a few words, an action a line."""
+        targets: dict[str, dict[str, set[str]]] = {}
+        for operation in operations:
+            call = operation.call
+            target = operation.dataset or call.scope.value.replace("-", " ")
+            if call.scope is Scope.MODEL:
+                target = self._models[call.model]
+            limits = targets.setdefault(call.action.value, {}).setdefault(target, set())
+            if call.scope is Scope.MODEL:
+                limits.add(self._limit(call))
+        return [
+            f"{action} on "
+            + ", ".join(self._target(name, limits) for name, limits in by_name.items())
+            for action, by_name in sorted(targets.items())
+        ]
+
+    def _limit(self, call: Call) -> str:
+        if call.adapter:
+            is_other = call.adapter == self._adapters[-1]
+            return "another adapter" if is_other else f"adapter {call.adapter}"
+        if call.version:
+            is_other = call.version == self._versions[-1]
+            return "another version" if is_other else f"version {call.version}"
+        return "none named"
+
+    def _target(self, name: str, limits: set[str]) -> str:
+        # Every version, or every adapter, and none: then they do not matter.
+        if len(limits) in {0, len(self._versions), len(self._adapters)}:
+            return name
+        return f"{name} ({', '.join(sorted(limits))})"
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """Names of all upstreams."""
+        return tuple(sorted({name for p in self._policies for name in p.upstreams}))
+
+    def _users(self) -> Iterator[frozenset[UserClaim]]:
+        by_issuer: dict[str, dict[frozenset[tuple[int, str]], UserClaim]] = {}
+        groups_of: dict[UserClaim, set[tuple[int, str]]] = {}
+        for number, policy in enumerate(self._policies):
+            for group in policy.groups.values():
+                for claim in group.users:
+                    groups_of.setdefault(claim, set()).add((number, group.name))
+        for claim, groups in groups_of.items():
+            # Of claims that put one into the same groups one will do.
+            kinds = by_issuer.setdefault(claim.issuer, {})
+            kinds.setdefault(frozenset(groups), claim)
+        yield frozenset()
+        for kinds in by_issuer.values():
+            claims = list(kinds.values())
+            yield from (found for found in _subsets(claims, MAX_CLAIMS) if found)
+
+    def _operations(self, upstream: Upstream) -> Iterator[Operation]:
+        name = upstream.name
+        if upstream.kind is UpstreamKind.DATASET:
+            for dataset in upstream.datasets:
+                for action in sorted(DATASET_ACTIONS):
+                    yield Operation(Call(action, Scope.DATASET), name, dataset)
+            return
+        is_openai = upstream.kind is UpstreamKind.OPENAI
+        named = [
+            (model, version, adapter)
+            for model in self._models
+            for version in (("",) if is_openai else self._versions)
+            for adapter in (self._adapters if is_openai else ("",))
+        ]
+        for action in sorted(OPENAI_ACTIONS if is_openai else _TRITON_ACTIONS):
+            if action in SERVER_ACTIONS:
+                yield Operation(Call(action, Scope.SERVER), name)
+            if action in _EVERY_MODEL:
+                yield Operation(Call(action, Scope.EVERY_MODEL), name)
+            if action not in _NO_MODEL:
+                for words in named:
+                    yield Operation(Call(action, Scope.MODEL, *words), name)
+
+
+def _markers(policy: AccessPolicy) -> Iterator[SpiffePattern]:
+    """Yield the patterns of the callers that conditions look for."""
+    for grant in (*policy.grants, *policy.denials):
+        for namespace in grant.when.namespaces:
+            path = ("ns", namespace, "sa", ANY_SEGMENT)
+            yield SpiffePattern(policy.trust_domain, path)
+        for name in grant.when.upstreams:
+            yield SpiffePattern.parse(policy.workload_id(policy.upstreams[name]))
+
+
+def _model_names(
+    permissions: Iterable[Permission], further: Iterable[str]
+) -> dict[str, str]:
+    """Return a name of every kind that exact names and prefixes tell apart.
+
+    To each of them what people call its kind.
+    """
+    patterns = {model for item in permissions for model in item.models} | set(further)
+    exact = {pattern for pattern in patterns if not pattern.endswith("*")}
+    prefixes = {pattern[:-1] for pattern in patterns if pattern.endswith("*")} - {""}
+    names = {name: name for name in sorted(exact)}
+    for prefix in sorted(prefixes):
+        name = prefix + _fresh_suffix(prefix, exact | prefixes)
+        names[name] = f"{prefix}*"
+    names[_fresh_name(exact | prefixes)] = "any other model"
+    return names
+
+
+def _fresh_suffix(prefix: str, taken: Collection[str]) -> str:
+    """Return what makes of `prefix` a name that no longer prefix and no name covers."""
+    suffix = "0"
+    while any(
+        name.startswith(prefix + suffix) or (prefix + suffix).startswith(name)
+        for name in taken
+        if len(name) > len(prefix)
+    ):
+        suffix += "0"
+    return suffix
+
+
+def _fresh_name(taken: Collection[str]) -> str:
+    name = "_any"
+    while any(name.startswith(other) for other in taken if other):
+        name = "_" + name
+    return name
+
+
+def _with_fresh(versions: Collection[str]) -> tuple[str, ...]:
+    number = 1
+    while str(number) in versions:
+        number += 1
+    return ("", *sorted(versions, key=int), str(number))
+
+
+def _subsets(items: Sequence[_Item], most: int) -> Iterator[frozenset[_Item]]:
+    for size in range(min(most, len(items)) + 1):
+        yield from map(frozenset, combinations(items, size))
+
+
+def holds(
+    policy: AccessPolicy, when: Condition, asker: Asker, user_groups: Collection[str]
+) -> bool:
+    """Return whether `when` is true of `asker`, whose user is in `user_groups`."""
+    if when.users and not set(when.users) & set(user_groups):
+        return False
+    if when.time is not None and str(when.time) not in asker.times:
+        return False
+    caller = asker.spiffe_id
+    if when.namespaces:
+        match caller.path:
+            case ("ns", namespace, "sa", _):
+                if namespace not in when.namespaces:
+                    return False
+            case _:
+                return False
+        if caller.trust_domain != policy.trust_domain:
+            return False
+    return not when.upstreams or str(caller) in {
+        policy.workload_id(policy.upstreams[name]) for name in when.upstreams
+    }
