@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from authz_server.identity.spiffe_id import SpiffeId
+from authz_server.identity.spiffe_pattern import SpiffePattern
 from authz_server.operations.operation import Operation
 from authz_server.policy.matching import gives_not, takes_not
 from authz_server.policy.model import (
@@ -47,6 +48,15 @@ class Standings:
 
     def __init__(self, policy: AccessPolicy) -> None:
         self._policy = policy
+        # There can be very many exact IDs, and every kind of caller is looked up.
+        self._exact: dict[str, list[str]] = {}
+        self._wildcards: list[tuple[SpiffePattern, str]] = []
+        for group in policy.groups.values():
+            for pattern in group.spiffe:
+                if pattern.is_exact:
+                    self._exact.setdefault(str(pattern), []).append(group.name)
+                else:
+                    self._wildcards.append((pattern, group.name))
         self._workload_groups = cache(self._find_workload_groups)
         self._user_groups = cache(self._find_user_groups)
 
@@ -70,11 +80,9 @@ class Standings:
         }
 
     def _find_workload_groups(self, spiffe_id: SpiffeId) -> frozenset[str]:
-        return frozenset(
-            group.name
-            for group in self._policy.groups.values()
-            if any(pattern.matches(spiffe_id) for pattern in group.spiffe)
-        )
+        return frozenset(self._exact.get(str(spiffe_id), ())) | {
+            name for pattern, name in self._wildcards if pattern.matches(spiffe_id)
+        }
 
     def _find_user_groups(self, claims: frozenset[UserClaim]) -> frozenset[str]:
         return frozenset(
