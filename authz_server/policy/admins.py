@@ -18,6 +18,7 @@ from authz_server.policy.model import (
     AccessPolicy,
     Admin,
     Grant,
+    Invariant,
     Section,
     UserClaim,
 )
@@ -70,6 +71,7 @@ def changes(old: AccessPolicy, new: AccessPolicy) -> tuple[Change, ...]:
         *_named_changes(Section.ROLES, old.roles, new.roles),
         *_grant_changes(Section.GRANTS, old.grants, new.grants),
         *_grant_changes(Section.DENIALS, old.denials, new.denials),
+        *_invariant_changes(old.invariants, new.invariants),
         *_admin_changes(old.admins, new.admins),
     )
 
@@ -167,6 +169,13 @@ def _admin_changes(old: tuple[Admin, ...], new: tuple[Admin, ...]) -> Iterator[C
             roles=frozenset(admin.roles),
             upstreams=frozenset(admin.upstreams),
         )
+
+
+def _invariant_changes(
+    old: tuple[Invariant, ...], new: tuple[Invariant, ...]
+) -> Iterator[Change]:
+    for kind, invariant in _added_and_removed(old, new):
+        yield Change(kind, Section.INVARIANTS, invariant.name)
 
 
 def _added_and_removed(

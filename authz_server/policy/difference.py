@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from authz_server.operations.operation import Operation
 from authz_server.policy.model import AccessPolicy
-from authz_server.policy.standing import Standing, Standings
+from authz_server.policy.standing import Allowances, Standings
 from authz_server.policy.vocabulary import Asker, Vocabulary
 
 
@@ -38,19 +38,19 @@ class Difference:
 def differences(old: AccessPolicy, new: AccessPolicy) -> tuple[Difference, ...]:
     """Return every change from `old` to `new`; nothing if all answers stay."""
     vocabulary = Vocabulary((old, new))
-    comparison = _Comparison(vocabulary)
     before, after = Standings(old), Standings(new)
+    was, becomes = Allowances(before, vocabulary), Allowances(after, vocabulary)
     # By direction, upstream and operations: who they change for.
     found: dict[tuple[bool, str, frozenset[Operation]], list[Asker]] = {}
     known: dict[tuple[object, ...], list[tuple[Asker, frozenset[Operation]]]] = {}
     for asker in vocabulary.askers():
-        was, becomes = before.of(asker), after.of(asker)
+        old_ones, new_ones = was.of(asker), becomes.of(asker)
         for upstream in vocabulary.upstreams:
-            gone, come = comparison.changes(
-                was.get(upstream, Standing(None)),
-                becomes.get(upstream, Standing(None)),
-                upstream,
-            )
+            first, second = old_ones.get(upstream, ()), new_ones.get(upstream, ())
+            if first == second:
+                continue
+            gone = frozenset(first).difference(second)
+            come = frozenset(second).difference(first)
             for widens, operations in ((False, gone), (True, come)):
                 simpler = known.setdefault((asker.spiffe_id, upstream, widens), [])
                 # What is so with fewer claims and times has been said.
@@ -75,37 +75,6 @@ def differences(old: AccessPolicy, new: AccessPolicy) -> tuple[Difference, ...]:
         )
         for (widens, upstream, operations), askers in found.items()
     )
-
-
-class _Comparison:
-    """Compares standings, each pair of them once."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._allowed: dict[tuple[object, ...], frozenset[Operation]] = {}
-        self._operations: dict[str, tuple[Operation, ...]] = {}
-
-    def changes(
-        self, old: Standing, new: Standing, upstream: str
-    ) -> tuple[frozenset[Operation], frozenset[Operation]]:
-        """Return which operations are allowed no more, and which are now."""
-        was = self._of(old, upstream, is_new=False)
-        becomes = self._of(new, upstream, is_new=True)
-        return was - becomes, becomes - was
-
-    def _of(
-        self, standing: Standing, upstream: str, *, is_new: bool
-    ) -> frozenset[Operation]:
-        key = (is_new, upstream, standing.given, standing.taken)
-        if key not in self._allowed:
-            if upstream not in self._operations:
-                self._operations[upstream] = self._vocabulary.operations(upstream)
-            self._allowed[key] = frozenset(
-                operation
-                for operation in self._operations[upstream]
-                if standing.allows(operation)
-            )
-        return self._allowed[key]
 
 
 def _order(operation: Operation) -> tuple[str, ...]:

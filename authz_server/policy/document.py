@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.policy.grants import GrantReader
+from authz_server.policy.invariants import InvariantReader
 from authz_server.policy.model import AccessPolicy
 from authz_server.policy.nested_groups import flatten
 from authz_server.policy.nodes import (
@@ -25,6 +26,7 @@ from authz_server.policy.nodes import (
     compose,
 )
 from authz_server.policy.parts import unite
+from authz_server.policy.proof import counterexamples
 from authz_server.policy.roles import RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
 
@@ -175,7 +177,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         top["spec"],
         "spec",
         ("trustDomain", "upstreams", "groups", "roles", "grants"),
-        ("federatesWith", "denials", "admins"),
+        ("federatesWith", "denials", "admins", "invariants"),
     )
     trust_domain = _trust_domain(
         problems, problems.string(spec.get("trustDomain"), "trustDomain")
@@ -198,9 +200,12 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
     denials = grant_reader.grants(spec.get("denials"), "denials")
     admins = grant_reader.admins(spec.get("admins"))
     grant_reader.check_use()
+    invariants = InvariantReader(problems, groups, upstreams, datasets).invariants(
+        spec.get("invariants")
+    )
     if trust_domain is None:
         return None
-    return AccessPolicy(
+    policy = AccessPolicy(
         name=name,
         trust_domain=trust_domain,
         federates_with=federates_with,
@@ -210,7 +215,24 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
         grants=grants,
         denials=denials,
         admins=admins,
+        invariants=invariants,
     )
+    if not problems.found:
+        _prove(problems, policy, spec.get("invariants"))
+    return policy
+
+
+def _prove(problems: Problems, policy: AccessPolicy, node: Node | None) -> None:
+    """Note each invariant that does not hold."""
+    broken = {found.invariant: found for found in counterexamples(policy)}
+    items = problems.items(node, "invariants")
+    for item, invariant in zip(items, policy.invariants, strict=True):
+        if invariant in broken:
+            problems.add(
+                item,
+                f"invariant {invariant.name!r} does not hold: {broken[invariant].text}",
+                "change what gives it, or the invariant",
+            )
 
 
 def _constant(problems: Problems, node: Node | None, what: str, expected: str) -> None:

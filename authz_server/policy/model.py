@@ -150,6 +150,38 @@ class Grant:
     when: Condition = ALWAYS
 
 
+@dataclass(frozen=True, slots=True)
+class Deeds:
+    """A set of operations: those that could touch what is named.
+
+    Attributes:
+        actions, models, datasets, on: as in a permission and a grant; empty for any.
+            With models or datasets, only operations on such.
+    """
+
+    actions: tuple[Action, ...] = ()
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """Something that must never be so, whatever else the policy says.
+
+    Attributes:
+        never: one set of operations that nobody concerned may do any of; or two, of
+            which nobody concerned may do something of both.
+        outside: groups; who is in one of them is not concerned.
+        by: only who matches one of them is concerned; empty for everybody.
+    """
+
+    name: str
+    never: tuple[Deeds, ...]
+    outside: tuple[str, ...] = ()
+    by: tuple[SpiffePattern, ...] = ()
+
+
 class Section(enum.StrEnum):
     """A part of the policy file, as far as who may change it goes."""
 
@@ -186,6 +218,7 @@ class AccessPolicy:
     Attributes:
         denials: what nobody gets whom they name, whatever the grants say.
         admins: who may change what in it.
+        invariants: what holds of it, as has been proved.
     """
 
     name: str
@@ -197,6 +230,7 @@ class AccessPolicy:
     grants: tuple[Grant, ...]
     denials: tuple[Grant, ...] = ()
     admins: tuple[Admin, ...] = ()
+    invariants: tuple[Invariant, ...] = ()
 
     @property
     def trust_domains(self) -> frozenset[TrustDomain]:

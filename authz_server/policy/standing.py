@@ -17,7 +17,7 @@ from authz_server.policy.model import (
     Upstream,
     UserClaim,
 )
-from authz_server.policy.vocabulary import Asker, holds
+from authz_server.policy.vocabulary import Asker, Vocabulary, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +25,19 @@ class Standing:
     """The permissions that count for a caller on one upstream.
 
     Attributes:
-        upstream: None if the policy has none of that name.
         given, taken: of the grants and of the denials that count.
     """
 
-    upstream: Upstream | None
-    given: frozenset[Permission] = frozenset()
-    taken: frozenset[Permission] = frozenset()
+    upstream: Upstream
+    given: frozenset[Permission]
+    taken: frozenset[Permission]
 
     def allows(self, operation: Operation) -> bool:
         """Return whether the caller may do `operation`."""
         upstream = self.upstream
-        return (
-            upstream is not None
-            and any(not gives_not(item, operation, upstream) for item in self.given)
-            and all(takes_not(item, operation, upstream) for item in self.taken)
-        )
+        return any(
+            not gives_not(item, operation, upstream) for item in self.given
+        ) and all(takes_not(item, operation, upstream) for item in self.taken)
 
 
 class Standings:
@@ -107,3 +104,30 @@ class Standings:
                 for name in grant.on:
                     found.setdefault(name, set()).update(permissions)
         return found
+
+
+class Allowances:
+    """The operations that callers may do, worked out once for each standing."""
+
+    def __init__(self, standings: Standings, vocabulary: Vocabulary) -> None:
+        self._standings = standings
+        self._vocabulary = vocabulary
+        self._operations = cache(vocabulary.operations)
+        self._allowed: dict[tuple[object, ...], tuple[Operation, ...]] = {}
+
+    def of(self, asker: Asker) -> dict[str, tuple[Operation, ...]]:
+        """Return what a caller may do on each upstream, in the vocabulary's order."""
+        return {
+            name: self._of(name, standing)
+            for name, standing in self._standings.of(asker).items()
+        }
+
+    def _of(self, name: str, standing: Standing) -> tuple[Operation, ...]:
+        key = (name, standing.given, standing.taken)
+        if key not in self._allowed:
+            self._allowed[key] = tuple(
+                operation
+                for operation in self._operations(name)
+                if standing.allows(operation)
+            )
+        return self._allowed[key]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, combinations
 from typing import Final, TypeVar
 
@@ -129,18 +130,26 @@ class Vocabulary:
 
     def askers(self) -> Iterator[Asker]:
         """Yield every kind of caller, those with less before those with more."""
-        workloads = self.workloads()
-        users = list(self._users())
-        times = list(
-            _subsets(
-                sorted({str(t) for p in self._policies for t in p.time_limits}),
-                MAX_TIMES,
-            )
-        )
-        for claims in users:
-            for open_times in times:
-                for workload in workloads:
-                    yield Asker(workload, claims, open_times)
+        for claims in self._user_kinds:
+            for times in self.time_sets:
+                for workload in self._workloads:
+                    yield Asker(workload, claims, times)
+
+    @cached_property
+    def time_sets(self) -> tuple[frozenset[str], ...]:
+        """Sets of time limits that may hold together."""
+        names = {
+            str(limit) for policy in self._policies for limit in policy.time_limits
+        }
+        return tuple(_subsets(sorted(names), MAX_TIMES))
+
+    @cached_property
+    def _workloads(self) -> tuple[SpiffeId, ...]:
+        return self.workloads()
+
+    @cached_property
+    def _user_kinds(self) -> tuple[frozenset[UserClaim], ...]:
+        return tuple(self._users())
 
     def operations(self, upstream: str) -> tuple[Operation, ...]:
         """Return a witness of every operation that there can be on `upstream`."""

@@ -1,0 +1,142 @@
+"""Reads the invariants of an access policy: what must never be so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from authz_server.errors import SpiffeIdError
+from authz_server.identity.spiffe_pattern import SpiffePattern
+from authz_server.operations.actions import Action, is_model_name
+from authz_server.policy.model import Deeds, Invariant
+from authz_server.policy.nodes import Map, Node, Problems, Scalar, suggest
+from authz_server.policy.roles import ANY_MODEL
+from authz_server.policy.sections import read_name
+
+_BOTH: Final = 2
+
+
+class InvariantReader:
+    """Reads invariants, which may name these groups, upstreams and datasets."""
+
+    def __init__(
+        self,
+        problems: Problems,
+        groups: Mapping[str, object],
+        upstreams: Mapping[str, object],
+        datasets: Collection[str],
+    ) -> None:
+        self._problems = problems
+        self._groups = groups
+        self._upstreams = upstreams
+        self._datasets = datasets
+
+    def invariants(self, node: Node | None) -> tuple[Invariant, ...]:
+        """Return the list of invariants."""
+        items = self._problems.items(node, "invariants")
+        found = [self._invariant(item) for item in items]
+        names: set[str] = set()
+        for item, invariant in zip(items, found, strict=True):
+            if invariant.name in names:
+                self._problems.add(
+                    item,
+                    f"invariant {invariant.name!r} is there twice",
+                    "rename one",
+                )
+            names.add(invariant.name)
+        return tuple(found)
+
+    def _invariant(self, node: Node) -> Invariant:
+        fields = self._problems.fields(
+            node, "an invariant", ("name",), ("never", "neverBoth", "outside", "by")
+        )
+        name = read_name(
+            self._problems,
+            self._problems.string(fields.get("name"), "name of an invariant"),
+            "name of an invariant",
+        )
+        what = f"invariant {name!r}"
+        if len({"never", "neverBoth"} & fields.keys()) != 1 and isinstance(node, Map):
+            self._problems.add(
+                node,
+                f"{what} needs one of 'never' and 'neverBoth'",
+                "say what must never be",
+            )
+        return Invariant(
+            name=name,
+            never=self._never(fields, what),
+            outside=self._names(fields.get("outside"), what, "group", self._groups),
+            by=self._patterns(fields.get("by"), what),
+        )
+
+    def _never(self, fields: Mapping[str, Node], what: str) -> tuple[Deeds, ...]:
+        if "never" in fields:
+            return (self._deeds(fields["never"], f"'never' of {what}"),)
+        if "neverBoth" not in fields:
+            return ()
+        items = self._problems.items(fields["neverBoth"], f"'neverBoth' of {what}")
+        if items and len(items) != _BOTH:
+            self._problems.add(
+                fields["neverBoth"],
+                f"'neverBoth' of {what} has {len(items)} entries",
+                "write two",
+            )
+        return tuple(self._deeds(item, f"'neverBoth' of {what}") for item in items)
+
+    def _deeds(self, node: Node, what: str) -> Deeds:
+        fields = self._problems.fields(
+            node, what, (), ("actions", "models", "datasets", "on")
+        )
+        if isinstance(node, Map) and not node.entries:
+            self._problems.add(node, f"{what} is empty", "name an action, or more")
+        actions = self._problems.strings(fields.get("actions"), f"actions of {what}")
+        self._defined(actions, "action", dict.fromkeys(Action))
+        models = self._problems.strings(fields.get("models"), f"models of {what}")
+        for model in models:
+            if model.text != ANY_MODEL and not is_model_name(
+                model.text.removesuffix("*")
+            ):
+                self._problems.add(
+                    model,
+                    f"{model.text!r} is not a model name or prefix",
+                    "write a name, a prefix and '*', or \"*\"",
+                )
+        return Deeds(
+            actions=tuple(
+                Action(scalar.text) for scalar in actions if scalar.text in set(Action)
+            ),
+            models=tuple(scalar.text for scalar in models),
+            datasets=self._names(
+                fields.get("datasets"), what, "dataset", dict.fromkeys(self._datasets)
+            ),
+            on=self._names(fields.get("on"), what, "upstream", self._upstreams),
+        )
+
+    def _patterns(self, node: Node | None, what: str) -> tuple[SpiffePattern, ...]:
+        patterns = []
+        for scalar in self._problems.strings(node, f"'by' of {what}"):
+            try:
+                patterns.append(SpiffePattern.parse(scalar.text))
+            except SpiffeIdError as error:
+                self._problems.add(
+                    scalar, f"{scalar.text!r}: {error}", "write e.g. spiffe://td/**"
+                )
+        return tuple(patterns)
+
+    def _names(
+        self, node: Node | None, what: str, section: str, known: Mapping[str, object]
+    ) -> tuple[str, ...]:
+        scalars = self._problems.strings(node, f"{section}s of {what}")
+        self._defined(scalars, section, known)
+        return tuple(scalar.text for scalar in scalars)
+
+    def _defined(
+        self, scalars: list[Scalar], section: str, known: Mapping[str, object]
+    ) -> None:
+        for scalar in scalars:
+            if scalar.text not in known:
+                self._problems.add(
+                    scalar,
+                    f"{section} {scalar.text!r} is not defined",
+                    suggest(scalar.text, known),
+                )
