@@ -200,9 +200,9 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
     denials = grant_reader.grants(spec.get("denials"), "denials")
     admins = grant_reader.admins(spec.get("admins"))
     grant_reader.check_use()
-    invariants = InvariantReader(problems, groups, upstreams, datasets).invariants(
-        spec.get("invariants")
-    )
+    invariants = InvariantReader(
+        problems, groups, upstreams, datasets, known
+    ).invariants(spec.get("invariants"))
     if trust_domain is None:
         return None
     policy = AccessPolicy(

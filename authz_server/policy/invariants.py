@@ -6,8 +6,14 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from authz_server.errors import SpiffeIdError
+from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.spiffe_pattern import SpiffePattern
-from authz_server.operations.actions import Action, is_model_name
+from authz_server.operations.actions import (
+    DATASET_ACTIONS,
+    Action,
+    is_model_name,
+    is_version,
+)
 from authz_server.policy.model import Deeds, Invariant
 from authz_server.policy.nodes import Map, Node, Problems, Scalar, suggest
 from authz_server.policy.roles import ANY_MODEL
@@ -17,7 +23,7 @@ _BOTH: Final = 2
 
 
 class InvariantReader:
-    """Reads invariants, which may name these groups, upstreams and datasets."""
+    """Reads invariants, which may name these groups, upstreams and so on."""
 
     def __init__(
         self,
@@ -25,8 +31,10 @@ class InvariantReader:
         groups: Mapping[str, object],
         upstreams: Mapping[str, object],
         datasets: Collection[str],
+        trust_domains: Collection[TrustDomain],
     ) -> None:
         self._problems = problems
+        self._trust_domains = trust_domains
         self._groups = groups
         self._upstreams = upstreams
         self._datasets = datasets
@@ -85,7 +93,7 @@ class InvariantReader:
 
     def _deeds(self, node: Node, what: str) -> Deeds:
         fields = self._problems.fields(
-            node, what, (), ("actions", "models", "datasets", "on")
+            node, what, (), ("actions", "models", "versions", "datasets", "on")
         )
         if isinstance(node, Map) and not node.entries:
             self._problems.add(node, f"{what} is empty", "name an action, or more")
@@ -101,11 +109,34 @@ class InvariantReader:
                     f"{model.text!r} is not a model name or prefix",
                     "write a name, a prefix and '*', or \"*\"",
                 )
+        versions = self._problems.strings(fields.get("versions"), f"versions of {what}")
+        for version in versions:
+            if not is_version(version.text):
+                self._problems.add(
+                    version,
+                    f"{version.text!r} is not a model version",
+                    'write a whole number above 0 in quotes, e.g. "1"',
+                )
+        if versions and not models:
+            self._problems.add(
+                fields["versions"], f"{what} has versions of no model", "add 'models:'"
+            )
+        known = [scalar.text for scalar in actions if scalar.text in set(Action)]
+        on_datasets = DATASET_ACTIONS.intersection(map(Action, known))
+        for key, fitting, noun in (
+            ("models", set(known) - on_datasets, "model"),
+            ("datasets", on_datasets, "dataset"),
+        ):
+            if key in fields and known and not fitting:
+                self._problems.add(
+                    fields[key],
+                    f"{what} has {key} but no {noun} action, so it is about nothing",
+                    f"take {key} out, or name another action",
+                )
         return Deeds(
-            actions=tuple(
-                Action(scalar.text) for scalar in actions if scalar.text in set(Action)
-            ),
+            actions=tuple(map(Action, known)),
             models=tuple(scalar.text for scalar in models),
+            versions=tuple(scalar.text for scalar in versions),
             datasets=self._names(
                 fields.get("datasets"), what, "dataset", dict.fromkeys(self._datasets)
             ),
@@ -116,10 +147,19 @@ class InvariantReader:
         patterns = []
         for scalar in self._problems.strings(node, f"'by' of {what}"):
             try:
-                patterns.append(SpiffePattern.parse(scalar.text))
+                pattern = SpiffePattern.parse(scalar.text)
             except SpiffeIdError as error:
                 self._problems.add(
                     scalar, f"{scalar.text!r}: {error}", "write e.g. spiffe://td/**"
+                )
+                continue
+            patterns.append(pattern)
+            if self._trust_domains and pattern.trust_domain not in self._trust_domains:
+                self._problems.add(
+                    scalar,
+                    f"no caller of {pattern.trust_domain} gets in, so {what} is about "
+                    "nobody",
+                    suggest(pattern.trust_domain.name, map(str, self._trust_domains)),
                 )
         return tuple(patterns)
 

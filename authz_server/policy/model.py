@@ -155,12 +155,13 @@ class Deeds:
     """A set of operations: those that could touch what is named.
 
     Attributes:
-        actions, models, datasets, on: as in a permission and a grant; empty for any.
-            With models or datasets, only operations on such.
+        actions, models, versions, datasets, on: as in a permission and a grant; empty
+            for any. With models or datasets, only operations on such.
     """
 
     actions: tuple[Action, ...] = ()
     models: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     on: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ is proved of the access policy; Rego of one's own may allow more, and is only te
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 from authz_server.operations.operation import Operation, Scope
@@ -42,6 +42,8 @@ def counterexamples(policy: AccessPolicy) -> tuple[Counterexample, ...]:
         (policy,),
         patterns=chain.from_iterable(invariant.by for invariant in invariants),
         models=chain.from_iterable(item.models for item in deeds),
+        versions=chain.from_iterable(item.versions for item in deeds),
+        grants=max(len(invariant.never) for invariant in invariants),
     )
     prover = _Prover(policy, vocabulary)
     return tuple(
@@ -79,9 +81,11 @@ class _Prover:
         """Return an operation of each set of the invariant; nothing if one is not."""
         allowed = self._allowed(asker)
         if len(invariant.never) > 1:
-            # What one caller does at different times it does all the same.
+            # What one caller does at different times, for its user or without, it does
+            # all the same.
             for times in self._vocabulary.time_sets:
-                allowed |= self._allowed(replace(asker, times=times))
+                for claims in {asker.claims, frozenset()}:
+                    allowed |= self._allowed(Asker(asker.spiffe_id, claims, times))
         found = []
         for deeds in invariant.never:
             touching = next((item for item in allowed if touches(deeds, item)), None)
@@ -121,9 +125,15 @@ def touches(deeds: Deeds, operation: Operation) -> bool:
         return operation.dataset in deeds.datasets
     if call.scope is Scope.EVERY_MODEL:
         return bool(deeds.models)
-    return call.scope is Scope.MODEL and any(
-        call.model.startswith(pattern[:-1])
-        if pattern.endswith("*")
-        else call.model == pattern
-        for pattern in deeds.models
+    # A call that names no version could run each.
+    is_spared = deeds.versions and call.version and call.version not in deeds.versions
+    return (
+        call.scope is Scope.MODEL
+        and not is_spared
+        and any(
+            call.model.startswith(pattern[:-1])
+            if pattern.endswith("*")
+            else call.model == pattern
+            for pattern in deeds.models
+        )
     )

@@ -12,11 +12,13 @@ which takes at most two claims (one to be in `to`, one for `when.users`) and one
 and in B either none counts, or some denial does, which takes as much again. With just
 those claims and times the grant of A still counts, no denial of A does which did not
 before, and B still denies. So it is enough to look at users of at most four claims and
-at two times.
+at two times; at fewer, where no condition names users or nothing is denied.
 """
 
 from __future__ import annotations
 
+import string
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +27,12 @@ from typing import Final, TypeVar
 
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.identity.spiffe_pattern import ANY_SEGMENT, SpiffePattern
-from authz_server.operations.actions import DATASET_ACTIONS, OPENAI_ACTIONS, Action
+from authz_server.operations.actions import (
+    DATASET_ACTIONS,
+    OPENAI_ACTIONS,
+    Action,
+    is_model_name,
+)
 from authz_server.operations.operation import Call, Operation, Scope
 from authz_server.policy.caller_classes import caller_classes
 from authz_server.policy.model import (
@@ -38,8 +45,10 @@ from authz_server.policy.model import (
 )
 from authz_server.policy.roles import SERVER_ACTIONS
 
-MAX_CLAIMS: Final = 4
 MAX_TIMES: Final = 2
+
+_SIGNS: Final = "0123456789" + string.ascii_letters + "_-."
+"""What a model's name may be made of."""
 
 _Item = TypeVar("_Item")
 
@@ -83,6 +92,7 @@ class Vocabulary:
         patterns: further ones that callers are to be told apart by.
         models: further names and prefixes.
         versions: further ones.
+        grants: how many of them must count at once for what is asked.
     """
 
     def __init__(
@@ -92,8 +102,10 @@ class Vocabulary:
         patterns: Iterable[SpiffePattern] = (),
         models: Iterable[str] = (),
         versions: Iterable[str] = (),
+        grants: int = 1,
     ) -> None:
         self._policies = policies
+        self._grants = grants
         self._patterns = tuple(patterns)
         permissions = [
             permission
@@ -107,7 +119,7 @@ class Vocabulary:
             | set(versions)
         )
         adapters = sorted({name for item in permissions for name in item.adapters})
-        self._adapters = ("", *adapters, _fresh_name(adapters))
+        self._adapters = ("", *adapters, _fresh_adapter(adapters))
 
     def workloads(self) -> tuple[SpiffeId, ...]:
         """Return a witness of every kind of workload."""
@@ -188,7 +200,13 @@ class Vocabulary:
 
     def _target(self, name: str, limits: set[str]) -> str:
         # Every version, or every adapter, and none: then they do not matter.
-        if len(limits) in {0, len(self._versions), len(self._adapters)}:
+        versions = {f"version {item}" for item in self._versions[1:-1]}
+        adapters = {f"adapter {item}" for item in self._adapters[1:-1]}
+        if limits in (
+            set(),
+            versions | {"none named", "another version"},
+            adapters | {"none named", "another adapter"},
+        ):
             return name
         return f"{name} ({', '.join(sorted(limits))})"
 
@@ -211,7 +229,19 @@ class Vocabulary:
         yield frozenset()
         for kinds in by_issuer.values():
             claims = list(kinds.values())
-            yield from (found for found in _subsets(claims, MAX_CLAIMS) if found)
+            yield from (found for found in _subsets(claims, self._most_claims) if found)
+
+    @property
+    def _most_claims(self) -> int:
+        """How many claims a user can need for what is asked."""
+        grants, denials = (
+            max((1 + bool(item.when.users) for item in items), default=0)
+            for items in (
+                [grant for policy in self._policies for grant in policy.grants],
+                [denial for policy in self._policies for denial in policy.denials],
+            )
+        )
+        return self._grants * grants + denials
 
     def _operations(self, upstream: Upstream) -> Iterator[Operation]:
         name = upstream.name
@@ -225,7 +255,7 @@ class Vocabulary:
             (model, version, adapter)
             for model in self._models
             for version in (("",) if is_openai else self._versions)
-            for adapter in (self._adapters if is_openai else ("",))
+            for adapter in (self._adapters if upstream.lora_separator else ("",))
         ]
         for action in sorted(OPENAI_ACTIONS if is_openai else _TRITON_ACTIONS):
             if action in SERVER_ACTIONS:
@@ -259,28 +289,39 @@ def _model_names(
     prefixes = {pattern[:-1] for pattern in patterns if pattern.endswith("*")} - {""}
     names = {name: name for name in sorted(exact)}
     for prefix in sorted(prefixes):
-        name = prefix + _fresh_suffix(prefix, exact | prefixes)
-        names[name] = f"{prefix}*"
-    names[_fresh_name(exact | prefixes)] = "any other model"
+        name = _fresh_model(prefix, exact, prefixes)
+        if name:
+            names[name] = f"{prefix}*"
+    name = _fresh_model("", exact, prefixes)
+    if name:
+        names[name] = "any other model"
     return names
 
 
-def _fresh_suffix(prefix: str, taken: Collection[str]) -> str:
-    """Return what makes of `prefix` a name that no longer prefix and no name covers."""
-    suffix = "0"
-    while any(
-        name.startswith(prefix + suffix) or (prefix + suffix).startswith(name)
-        for name in taken
-        if len(name) > len(prefix)
-    ):
-        suffix += "0"
-    return suffix
+def _fresh_model(prefix: str, exact: Collection[str], prefixes: Collection[str]) -> str:
+    """Return a name that `prefix` covers, and no exact name or longer prefix.
+
+    Empty if there is none. An exact name takes no more than itself, so what is longer
+    may do; what a longer prefix covers, it covers whatever follows.
+    """
+    longer = tuple(item for item in prefixes if len(item) > len(prefix))
+    waiting = deque([prefix])
+    while waiting:
+        begun = waiting.popleft()
+        for sign in _SIGNS:
+            name = begun + sign
+            if not is_model_name(name) or name.startswith(longer):
+                continue
+            if name not in exact:
+                return name
+            waiting.append(name)
+    return prefix if prefix and prefix not in exact else ""
 
 
-def _fresh_name(taken: Collection[str]) -> str:
+def _fresh_adapter(taken: Collection[str]) -> str:
     name = "_any"
-    while any(name.startswith(other) for other in taken if other):
-        name = "_" + name
+    while name in taken:
+        name += "_"
     return name
 
 

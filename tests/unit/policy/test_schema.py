@@ -91,6 +91,13 @@ spec:
   admins:
     - {to: [people], change: [grants, trust], groups: [floor], roles: [use]}
     - {to: [people], change: [admins], upstreams: [triton]}
+  invariants:
+    - name: i-1
+      never: {actions: [model-repository], models: ["*", m], versions: ["3"]}
+      by: ["spiffe://b.example/y/**"]
+    - name: i-2
+      neverBoth: [{actions: [logging], on: [triton]}, {datasets: [images]}]
+      outside: [everyone]
 """
 
 BARE = """\
