@@ -42,16 +42,22 @@ def differences(old: AccessPolicy, new: AccessPolicy) -> tuple[Difference, ...]:
     was, becomes = Allowances(before, vocabulary), Allowances(after, vocabulary)
     # By direction, upstream and operations: who they change for.
     found: dict[tuple[bool, str, frozenset[Operation]], list[Asker]] = {}
+    compared: dict[tuple[int, int], tuple[frozenset[Operation], ...]] = {}
     known: dict[tuple[object, ...], list[tuple[Asker, frozenset[Operation]]]] = {}
     for asker in vocabulary.askers():
         old_ones, new_ones = was.of(asker), becomes.of(asker)
         for upstream in vocabulary.upstreams:
             first, second = old_ones.get(upstream, ()), new_ones.get(upstream, ())
-            if first == second:
-                continue
-            gone = frozenset(first).difference(second)
-            come = frozenset(second).difference(first)
-            for widens, operations in ((False, gone), (True, come)):
+            # Allowances gives the same tuple for the same standing, and keeps it.
+            pair = (id(first), id(second))
+            if pair not in compared:
+                compared[pair] = (
+                    frozenset(first).difference(second),
+                    frozenset(second).difference(first),
+                )
+            for widens, operations in zip((False, True), compared[pair], strict=True):
+                if not operations:
+                    continue
                 simpler = known.setdefault((asker.spiffe_id, upstream, widens), [])
                 # What is so with fewer claims and times has been said.
                 fresh = operations.difference(

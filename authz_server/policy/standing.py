@@ -17,7 +17,7 @@ from authz_server.policy.model import (
     Upstream,
     UserClaim,
 )
-from authz_server.policy.vocabulary import Asker, Vocabulary, holds
+from authz_server.policy.vocabulary import Asker, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,49 @@ class Standing:
         ) and all(takes_not(item, operation, upstream) for item in self.taken)
 
 
+class _Rule:
+    """A grant or a denial, made ready to be asked about many callers."""
+
+    def __init__(self, policy: AccessPolicy, grant: Grant) -> None:
+        when = grant.when
+        self.on = grant.on
+        self.permissions = policy.roles[grant.role].permissions
+        self._to = frozenset(grant.to)
+        self._users = frozenset(when.users)
+        self._time = "" if when.time is None else str(when.time)
+        self._namespaces = frozenset(when.namespaces)
+        self._trust_domain = policy.trust_domain
+        self._workloads = frozenset(
+            policy.workload_id(policy.upstreams[name]) for name in when.upstreams
+        )
+
+    def counts(
+        self, asker: Asker, groups: frozenset[str], user_groups: frozenset[str]
+    ) -> bool:
+        """Return whether it counts for a caller in these groups."""
+        return (
+            not groups.isdisjoint(self._to)
+            and not (self._users and user_groups.isdisjoint(self._users))
+            and not (self._time and self._time not in asker.times)
+            and not (self._workloads and str(asker.spiffe_id) not in self._workloads)
+            and not (self._namespaces and not self._is_inside(asker.spiffe_id))
+        )
+
+    def _is_inside(self, spiffe_id: SpiffeId) -> bool:
+        match spiffe_id.path:
+            case ("ns", namespace, "sa", _):
+                is_own = spiffe_id.trust_domain == self._trust_domain
+                return is_own and namespace in self._namespaces
+        return False
+
+
 class Standings:
     """The standings of callers under one policy."""
 
     def __init__(self, policy: AccessPolicy) -> None:
         self._policy = policy
+        self._grants = [_Rule(policy, grant) for grant in policy.grants]
+        self._denials = [_Rule(policy, denial) for denial in policy.denials]
         # There can be very many exact IDs, and every kind of caller is looked up.
         self._exact: dict[str, list[str]] = {}
         self._wildcards: list[tuple[SpiffePattern, str]] = []
@@ -65,8 +103,12 @@ class Standings:
         """Return the standing of a caller on each upstream."""
         user_groups = self._user_groups(asker.claims)
         groups = self._workload_groups(asker.spiffe_id) | user_groups
-        given = self._permissions(self._policy.grants, asker, groups, user_groups)
-        taken = self._permissions(self._policy.denials, asker, groups, user_groups)
+        given, taken = (
+            _by_upstream(
+                rule for rule in rules if rule.counts(asker, groups, user_groups)
+            )
+            for rules in (self._grants, self._denials)
+        )
         return {
             name: Standing(
                 upstream,
@@ -88,22 +130,13 @@ class Standings:
             if not claims.isdisjoint(group.users)
         )
 
-    def _permissions(
-        self,
-        grants: Iterable[Grant],
-        asker: Asker,
-        groups: frozenset[str],
-        user_groups: frozenset[str],
-    ) -> dict[str, set[Permission]]:
-        found: dict[str, set[Permission]] = {}
-        for grant in grants:
-            if not groups.isdisjoint(grant.to) and holds(
-                self._policy, grant.when, asker, user_groups
-            ):
-                permissions = self._policy.roles[grant.role].permissions
-                for name in grant.on:
-                    found.setdefault(name, set()).update(permissions)
-        return found
+
+def _by_upstream(rules: Iterable[_Rule]) -> dict[str, set[Permission]]:
+    found: dict[str, set[Permission]] = {}
+    for rule in rules:
+        for name in rule.on:
+            found.setdefault(name, set()).update(rule.permissions)
+    return found
 
 
 class Allowances:

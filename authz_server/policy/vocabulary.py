@@ -37,7 +37,6 @@ from authz_server.operations.operation import Call, Operation, Scope
 from authz_server.policy.caller_classes import caller_classes
 from authz_server.policy.model import (
     AccessPolicy,
-    Condition,
     Permission,
     Upstream,
     UpstreamKind,
@@ -335,26 +334,3 @@ def _with_fresh(versions: Collection[str]) -> tuple[str, ...]:
 def _subsets(items: Sequence[_Item], most: int) -> Iterator[frozenset[_Item]]:
     for size in range(min(most, len(items)) + 1):
         yield from map(frozenset, combinations(items, size))
-
-
-def holds(
-    policy: AccessPolicy, when: Condition, asker: Asker, user_groups: Collection[str]
-) -> bool:
-    """Return whether `when` is true of `asker`, whose user is in `user_groups`."""
-    if when.users and not set(when.users) & set(user_groups):
-        return False
-    if when.time is not None and str(when.time) not in asker.times:
-        return False
-    caller = asker.spiffe_id
-    if when.namespaces:
-        match caller.path:
-            case ("ns", namespace, "sa", _):
-                if namespace not in when.namespaces:
-                    return False
-            case _:
-                return False
-        if caller.trust_domain != policy.trust_domain:
-            return False
-    return not when.upstreams or str(caller) in {
-        policy.workload_id(policy.upstreams[name]) for name in when.upstreams
-    }

@@ -247,7 +247,7 @@ def breaks(invariant: dict[str, Any], asked: dict[str, Any], groups: set[str]) -
 
 def test_no_question_breaks_what_was_proved_and_a_counterexample_does() -> None:
     proved = broken = asked_count = 0
-    for seed in range(400):
+    for seed in range(200):
         rng = random.Random(seed)
         document = make_document(rng)
         document["spec"]["invariants"] = [invariant_of(rng)]
@@ -273,8 +273,8 @@ def test_no_question_breaks_what_was_proved_and_a_counterexample_does() -> None:
                     assert not breaks(invariant, asked, groups), (invariant, asked)
         finally:
             engine.close()
-    assert min(proved, broken) > 50
-    assert asked_count > 50
+    assert min(proved, broken) > 30
+    assert asked_count > 20
 
 
 def parsed(document: dict[str, Any]) -> AccessPolicy | None:

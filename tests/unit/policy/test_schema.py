@@ -359,7 +359,7 @@ def change(document: Any, rng: random.Random) -> None:
         holder[key] = value
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(min_value=0, max_value=2**48), st.sampled_from([RICH, BARE]))
 def test_whatever_the_reader_accepts_is_accepted(seed: int, base: str) -> None:
     rng = random.Random(seed)
@@ -391,7 +391,7 @@ def texts(value: Any, key: str = "") -> Iterator[tuple[Any, Any]]:
 def test_whatever_text_the_reader_accepts_is_accepted() -> None:
     rich = plain(RICH)
     accepted = 0
-    for seed in range(1500):
+    for seed in range(500):
         rng = random.Random(seed)
         document = copy.deepcopy(rich)
         holder, key = rng.choice(list(texts(document)))
@@ -399,7 +399,7 @@ def test_whatever_text_the_reader_accepts_is_accepted() -> None:
         if is_read(json.dumps(document)):
             WHOLE.validate(document)
             accepted += 1
-    assert accepted >= 300
+    assert accepted >= 80
 
 
 # What the schema says against what the reader knows.
