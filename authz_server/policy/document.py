@@ -29,6 +29,7 @@ from authz_server.policy.parts import unite
 from authz_server.policy.proof import counterexamples
 from authz_server.policy.roles import RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
+from authz_server.policy.vocabulary import VocabularyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,7 +225,12 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
 
 def _prove(problems: Problems, policy: AccessPolicy, node: Node | None) -> None:
     """Note each invariant that does not hold."""
-    broken = {found.invariant: found for found in counterexamples(policy)}
+    try:
+        broken = {found.invariant: found for found in counterexamples(policy)}
+    except VocabularyError as error:
+        if node is not None:
+            problems.add(node, "the invariants cannot be proved", str(error))
+        return
     items = problems.items(node, "invariants")
     for item, invariant in zip(items, policy.invariants, strict=True):
         if invariant in broken:

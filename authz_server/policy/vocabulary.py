@@ -17,6 +17,7 @@ at two times; at fewer, where no condition names users or nothing is denied.
 
 from __future__ import annotations
 
+import math
 import string
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from functools import cached_property
 from itertools import chain, combinations
 from typing import Final, TypeVar
 
+from authz_server.errors import PolicyError
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.identity.spiffe_pattern import ANY_SEGMENT, SpiffePattern
 from authz_server.operations.actions import (
@@ -37,6 +39,7 @@ from authz_server.operations.operation import Call, Operation, Scope
 from authz_server.policy.caller_classes import caller_classes
 from authz_server.policy.model import (
     AccessPolicy,
+    Grant,
     Permission,
     Upstream,
     UpstreamKind,
@@ -45,6 +48,8 @@ from authz_server.policy.model import (
 from authz_server.policy.roles import SERVER_ACTIONS
 
 MAX_TIMES: Final = 2
+MAX_KINDS: Final = 1_000_000
+"""Of callers, users and times together; some ten seconds' work."""
 
 _SIGNS: Final = "0123456789" + string.ascii_letters + "_-."
 """What a model's name may be made of."""
@@ -67,6 +72,10 @@ _EVERY_MODEL: Final = frozenset(
 )
 _NO_MODEL: Final = frozenset({Action.LOGGING, Action.SHARED_MEMORY})
 _TRITON_ACTIONS: Final = frozenset(Action) - DATASET_ACTIONS
+
+
+class VocabularyError(PolicyError):
+    """A policy tells too many kinds of caller apart to look at all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,17 @@ class Vocabulary:
         return tuple(caller_classes(list(patterns), domains, label).values())
 
     def askers(self) -> Iterator[Asker]:
-        """Yield every kind of caller, those with less before those with more."""
+        """Yield every kind of caller, those with less before those with more.
+
+        Raises:
+            VocabularyError: if there are too many.
+        """
+        kinds = self._count_users() * len(self.time_sets) * len(self._workloads)
+        if kinds > MAX_KINDS:
+            raise VocabularyError(
+                f"there are {kinds} kinds of caller, user and time to look at, more "
+                f"than {MAX_KINDS}; let fewer conditions and denials depend on users"
+            )
         for claims in self._user_kinds:
             for times in self.time_sets:
                 for workload in self._workloads:
@@ -215,6 +234,20 @@ class Vocabulary:
         return tuple(sorted({name for p in self._policies for name in p.upstreams}))
 
     def _users(self) -> Iterator[frozenset[UserClaim]]:
+        yield frozenset()
+        for claims in self._claims:
+            yield from (found for found in _subsets(claims, self._most_claims) if found)
+
+    def _count_users(self) -> int:
+        return 1 + sum(
+            math.comb(len(claims), size)
+            for claims in self._claims
+            for size in range(1, self._most_claims + 1)
+        )
+
+    @cached_property
+    def _claims(self) -> tuple[tuple[UserClaim, ...], ...]:
+        """Claims that put a user into different groups, by issuer."""
         by_issuer: dict[str, dict[frozenset[tuple[int, str]], UserClaim]] = {}
         groups_of: dict[UserClaim, set[tuple[int, str]]] = {}
         for number, policy in enumerate(self._policies):
@@ -225,21 +258,13 @@ class Vocabulary:
             # Of claims that put one into the same groups one will do.
             kinds = by_issuer.setdefault(claim.issuer, {})
             kinds.setdefault(frozenset(groups), claim)
-        yield frozenset()
-        for kinds in by_issuer.values():
-            claims = list(kinds.values())
-            yield from (found for found in _subsets(claims, self._most_claims) if found)
+        return tuple(tuple(kinds.values()) for kinds in by_issuer.values())
 
-    @property
+    @cached_property
     def _most_claims(self) -> int:
         """How many claims a user can need for what is asked."""
-        grants, denials = (
-            max((1 + bool(item.when.users) for item in items), default=0)
-            for items in (
-                [grant for policy in self._policies for grant in policy.grants],
-                [denial for policy in self._policies for denial in policy.denials],
-            )
-        )
+        grants = max((_claims_for(p, p.grants) for p in self._policies), default=0)
+        denials = max((_claims_for(p, p.denials) for p in self._policies), default=0)
         return self._grants * grants + denials
 
     def _operations(self, upstream: Upstream) -> Iterator[Operation]:
@@ -264,6 +289,17 @@ class Vocabulary:
             if action not in _NO_MODEL:
                 for words in named:
                     yield Operation(Call(action, Scope.MODEL, *words), name)
+
+
+def _claims_for(policy: AccessPolicy, grants: Iterable[Grant]) -> int:
+    """Return how many claims it takes at most for one of `grants` to count."""
+    return max(
+        (
+            any(policy.groups[name].users for name in grant.to) + bool(grant.when.users)
+            for grant in grants
+        ),
+        default=0,
+    )
 
 
 def _markers(policy: AccessPolicy) -> Iterator[SpiffePattern]:

@@ -123,8 +123,6 @@ class Instance:
             self._data = self._parse(data)
             # From here on memory is the evaluations'.
             self._free = self._call("opa_heap_ptr_get")
-            self._arguments[2].i32 = self._data
-            self._arguments[6].i32 = _JSON
         except WasmError:
             self.close()
             raise

@@ -165,6 +165,20 @@ def test_versions_narrow_what_must_not_be(versions: str, *, holds: bool) -> None
         assert "does not hold" in problems_of(text)[0]
 
 
+def test_what_has_too_many_kinds_to_be_proved_is_refused() -> None:
+    groups = "".join(
+        f"    u{number}: {{users: [{{issuer: 'https://i.example', claim: g, "
+        f"value: v{number}}}]}}\n"
+        for number in range(60)
+    )
+    text = EXAMPLE_TEXT.replace("  roles:\n", f"{groups}  roles:\n", 1)
+    rule = "{role: planner, to: [u1, planning], on: [triton], when: {users: [u2]}}"
+    text += f"    - {rule}\n  denials:\n    - {rule}\n"
+    invariant = "{name: a, never: {actions: [model-load-override]}}"
+    (said,) = problems_of(with_invariant(invariant, text))
+    assert said == "the invariants cannot be proved"
+
+
 def test_names_and_prefixes_of_all_kinds_are_told_apart() -> None:
     for models in ('["line-*", line-0]', '["m*", "m0*"]', '["_*"]', '["_*", "0*", _]'):
         text = EXAMPLE_TEXT.replace("models: [demand-forecast]", f"models: {models}")
