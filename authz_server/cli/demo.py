@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             rows = list(
                 play(plant.edge, plant.identities, attempts_of(plant.identities))
             )
+            interrupts.check()
             say("every call is made\n")
             print(table(rows))
             decisions = len(plant.audit.read_text("utf-8").splitlines())
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"\n{by_hand(plant)}", flush=True)
                 while True:
                     # Not signal.pause(): a signal just before it would go unseen.
+                    interrupts.check()
                     time.sleep(0.2)
     except KeyboardInterrupt:
         pass

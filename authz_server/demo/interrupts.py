@@ -28,6 +28,7 @@ class Interrupts:
         self._held = 0
         self._waiting = False
         self._closed = False
+        self._came = False
         self._before: dict[signal.Signals, signal.Handlers | object] = {}
 
     def __enter__(self) -> Self:
@@ -55,6 +56,14 @@ class Interrupts:
         if self._waiting and not self._held:
             self._raise()
 
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if a signal came and was lost.
+
+        What is raised in a callback of a C library goes no further than that.
+        """
+        if self._came:
+            raise KeyboardInterrupt
+
     def close(self) -> None:
         """Ignore signals from now on: cleaning up is underway and bounded in time."""
         self._closed = True
@@ -69,5 +78,5 @@ class Interrupts:
     def _raise(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._came = True
         raise KeyboardInterrupt
