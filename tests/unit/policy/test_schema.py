@@ -391,7 +391,7 @@ def texts(value: Any, key: str = "") -> Iterator[tuple[Any, Any]]:
 def test_whatever_text_the_reader_accepts_is_accepted() -> None:
     rich = plain(RICH)
     accepted = 0
-    for seed in range(500):
+    for seed in range(250):
         rng = random.Random(seed)
         document = copy.deepcopy(rich)
         holder, key = rng.choice(list(texts(document)))
@@ -399,7 +399,7 @@ def test_whatever_text_the_reader_accepts_is_accepted() -> None:
         if is_read(json.dumps(document)):
             WHOLE.validate(document)
             accepted += 1
-    assert accepted >= 80
+    assert accepted >= 40
 
 
 # What the schema says against what the reader knows.
