@@ -13,7 +13,7 @@ one broad `except` of the program.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +46,8 @@ _log: Final = logging.getLogger("authz_server.pipeline")
 
 _REHEARSED: Final = 512
 """Decisions that a new policy makes before it comes into force; a tenth of a second."""
+
+_REHEARSAL_S: Final = 0.5
 
 Observer = Callable[[Reason, bool, float], None]
 """Gets the reason of a decision, whether it was remembered, and its seconds. It runs
@@ -198,22 +200,28 @@ class Pipeline:
 
         Returns what remembers those decisions, for when it is in force.
         """
+        began = self._clock()
         entries: list[tuple[bytes, Entry]] = []
         for key in self._cache.latest(_REHEARSED):
-            check = Check(self._clock(), key=key, policy=policy)
-            check.standing = self._identifier.current
-            check.lock = self._second_lock.current
+            check = Check(self._clock(), key=key, is_recorded=False, policy=policy)
+            if check.arrived.steady_s - began.steady_s > _REHEARSAL_S:
+                break  # nothing holds a change up for long
             # What fails now is asked again when somebody asks it.
-            with contextlib.suppress(AuthzError):
-                _, entry, _ = self._judge(check)
-                if entry is not None and check.lock.secret is not None:
-                    entries.append((key, entry))
+            self._conclude(check, functools.partial(self._try, check, entries))
 
         def remember() -> None:
             for key, entry in entries:
                 self._cache.put(key, entry)
 
         return remember
+
+    def _try(self, check: Check, entries: list[tuple[bytes, Entry]]) -> _Outcome:
+        check.standing = self._identifier.current
+        check.lock = self._second_lock.current
+        outcome, entry, _ = self._judge(check)
+        if entry is not None and check.lock.secret is not None:
+            entries.append((check.key, entry))
+        return outcome
 
     def _conclude(
         self, check: Check, stages: Callable[[], _Outcome | None]

@@ -130,6 +130,7 @@ class Engine:
 
     def _evaluate(self, document: bytes) -> bytes:
         instance = self._borrow()
+        is_good = False
         try:
             if instance is None:
                 instance = self._make()
@@ -139,15 +140,19 @@ class Engine:
                 timeout_s=self._timeout_s,
                 max_bytes=_MAX_RESULT_BYTES,
             )
+            is_good = True
         except WasmTimeoutError as error:
-            self._throw_away(instance)
             raise PolicyError(
                 "the policy ran too long and was cut off", Reason.DEADLINE_EXCEEDED
             ) from error
         except (WasmError, PolicyError) as error:
-            self._throw_away(instance)
             raise PolicyError(f"the policy failed: {error}") from error
-        self._give_back(instance)
+        finally:
+            # Whatever was raised: its place must not be lost.
+            if is_good:
+                self._give_back(instance)
+            else:
+                self._throw_away(instance)
         return result
 
     def _borrow(self) -> Instance | None:

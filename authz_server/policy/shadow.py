@@ -10,6 +10,7 @@ change of an upstream's hosts or datasets does not show here.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import enum
 import json
@@ -110,8 +111,10 @@ class Shadow:
 
     def close(self) -> None:
         """Ask about what waits, and end."""
-        self._waiting.put(None)
-        self._thread.join()
+        while self._thread.is_alive():  # or nobody would make room
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(None, timeout=0.1)
+                self._thread.join()
         self._report.close()
 
     def _run(self) -> None:

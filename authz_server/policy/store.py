@@ -89,6 +89,7 @@ class PolicyStore:
         self._current: LoadedPolicy | None = None
         self._error: str | None = None
         self._seen: list[Fingerprint | None] | None = None
+        self._changing: list[Fingerprint | None] | None = None
         self._retired: dict[Engine, threading.Timer] = {}
         self._watch = Watch(self._look, "policy-watch")
 
@@ -211,7 +212,12 @@ class PolicyStore:
 
     def _look(self) -> None:
         with self._reloading:
-            if self._fingerprint() != self._seen:
+            found = self._fingerprint()
+            # Not before it has stayed the same for a look: the beginning of a file that
+            # is still being written can be a policy too, one without its denials.
+            if found not in (self._seen, self._changing):
+                self._changing = found
+            elif found != self._seen:
                 self._reload()
 
     def _read(self) -> AccessPolicy:

@@ -213,6 +213,9 @@ class Instance:
 
     def _parse(self, document: bytes) -> int:
         place = self._call("opa_malloc", len(document))
+        # The module says where, and it must not be outside of its own memory.
+        if place + len(document) > self._size():
+            raise WasmError("its memory is not where it says")
         ctypes.memmove(self._address() + place, document, len(document))
         value = self._call("opa_json_parse", place, len(document))
         if not value:
@@ -225,6 +228,8 @@ class Instance:
     def _text(self, address: int, max_bytes: int) -> bytes:
         """Return the text at `address`, which ends with a zero."""
         room = min(max_bytes + 1, self._size() - address)
+        if room <= 0:
+            raise WasmError("its result is not where it says")
         for count in (min(room, _SHORT), room):
             text = ctypes.string_at(self._address() + address, count)
             end = text.find(b"\0")
