@@ -390,3 +390,22 @@ def test_what_cannot_be_decided_in_a_rehearsal_is_asked_again(
     bench.with_engine(1.0, GRANTED)
     bench.pipeline.rehearse(bench.source.current)()
     assert bench.pipeline.begin(ALLOWED).answer is None
+
+
+def test_a_slow_rehearsal_ends_and_whatever_fails_in_it(
+    loaded: LoadedPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(loaded, deadline_s=10.0)
+    for version in range(1, 9):
+        path = f"/v2/models/defect-detection/versions/{version}/infer"
+        bench.check(bytes(check_request(path=path)))
+    bench.source.current = dataclasses.replace(loaded, revision="newer")
+    engine = bench.with_engine(0.3, GRANTED)
+    bench.pipeline.rehearse(bench.source.current)
+    assert engine.evaluations == 2
+
+    def fail(_: bytes) -> Verdict:
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "evaluate", fail)
+    bench.pipeline.rehearse(bench.source.current)()

@@ -323,3 +323,33 @@ def test_another_runtime_gives_the_same_answers(
             document = question(workload, model)
             expected = _read_verdict(oracle.evaluate(document, "authz/decision"))
             assert engine.evaluate(document) == expected
+
+
+def test_whatever_is_raised_the_place_of_an_instance_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    engine = Engine(shipped_wasm(), b"{}", timeout_s=5.0, instances=1)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Instance, "evaluate", fail)
+            for _ in range(3):
+                with pytest.raises(MemoryError):
+                    engine.evaluate(question())
+        assert engine.evaluate(question()).allow is False
+    finally:
+        engine.close()
+
+
+def test_a_place_outside_of_the_memory_is_refused() -> None:
+    instance = Instance(_compile(shipped_wasm()), b"{}", max_pages=4096)
+    try:
+        with pytest.raises(WasmError, match="not where it says"):
+            instance._text(instance._size(), 100)
+        instance._call = lambda *_: 0xFFFFFFF0  # type: ignore[method-assign]
+        with pytest.raises(WasmError, match="not where it says"):
+            instance._parse(b"{}")
+    finally:
+        instance.close()

@@ -318,3 +318,23 @@ def test_a_policy_is_rehearsed_before_it_is_in_force_and_remembered_after(
         assert seen == [("rehearsed", first), (in_force(), in_force())]
     finally:
         store.close()
+
+
+def test_a_file_that_still_changes_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "access.yaml"
+    file.write_text(TEXT)
+    store = PolicyStore(file, timeout_s=10.0, instances=1)
+    try:
+        assert store.reload()
+        assert store.current is not None
+        first = store.current.revision
+        file.write_text(OTHER + "# still being written")
+        store._look()
+        assert store.current.revision == first
+        file.write_text(OTHER)
+        store._look()
+        assert store.current.revision == first
+        store._look()
+        assert store.current.revision != first
+    finally:
+        store.close()
