@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROOT: Final = "access"
 """The key under which the compiled policy is in Rego's `data`."""
 
-_REVISION_CHARS: Final = 16
+REVISION_CHARS: Final = 16
 
 _Json = dict[str, Any]  # A JSON object; its shape is in docs/policy.md.
 
@@ -88,16 +88,17 @@ def compile_policy(policy: AccessPolicy, rego_digest: bytes = b"") -> CompiledPo
     }
     data = _canonical({ROOT: access}).encode()
     digest = hashlib.sha256(hashlib.sha256(data).digest() + rego_digest).hexdigest()
-    return CompiledPolicy(data=data, revision=digest[:_REVISION_CHARS])
+    return CompiledPolicy(data=data, revision=digest[:REVISION_CHARS])
 
 
 def _exact(groups: Iterable[Group]) -> _Json:
     """SPIFFE ID -> names of groups."""
     exact: _Json = {}
     for group in groups:
+        alone = [group.name]  # One list for all that are in no other group.
         for pattern in group.spiffe:
-            if pattern.is_exact:
-                _add_group(exact, str(pattern), group.name)
+            if pattern.is_exact and exact.setdefault(pattern.text, alone) is not alone:
+                exact[pattern.text] = sorted({*exact[pattern.text], group.name})
     return exact
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.policy.grants import GrantReader
 from authz_server.policy.invariants import InvariantReader
-from authz_server.policy.model import AccessPolicy
+from authz_server.policy.model import AccessPolicy, Grant, Group
 from authz_server.policy.nested_groups import flatten
 from authz_server.policy.nodes import (
     Map,
@@ -27,16 +29,18 @@ from authz_server.policy.nodes import (
 )
 from authz_server.policy.parts import unite
 from authz_server.policy.proof import counterexamples
+from authz_server.policy.readings import Readings
 from authz_server.policy.roles import RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
 from authz_server.policy.vocabulary import VocabularyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 __all__ = [
     "PolicyDocumentError",
+    "PolicyReader",
     "Problem",
     "load_policy",
     "parse_policy",
@@ -75,6 +79,97 @@ def load_with_nodes(path: Path) -> tuple[AccessPolicy, Node]:
     Raises:
         PolicyDocumentError: as `load_policy`.
     """
+    return PolicyReader().load_with_nodes(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Readings:
+    groups: Readings[Group] = field(default_factory=Readings)
+    grants: Readings[Grant] = field(default_factory=Readings)
+
+    def end(self) -> None:
+        self.groups.end()
+        self.grants.end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file's content by its digest, and what it says."""
+
+    digest: bytes
+    root: Node
+
+
+class PolicyReader:
+    """Reads a policy again and again, and of it only the parts that have changed.
+
+    What it says is what `load_policy` would say. It keeps, of each part, the nodes and
+    what was read of them. Members of groups are in them as the policy itself has them,
+    so this is small beside the policy. Not for several threads at a time.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, _Part] = {}
+        self._readings = _Readings()
+
+    def load(self, path: Path) -> AccessPolicy:
+        """Return the access policy at `path`, a file or the folder of its parts.
+
+        Raises:
+            PolicyDocumentError: as `load_policy`.
+        """
+        return self.load_with_nodes(path)[0]
+
+    def load_with_nodes(self, path: Path) -> tuple[AccessPolicy, Node]:
+        """Return what `load` returns, and the nodes that it was read from.
+
+        Raises:
+            PolicyDocumentError: as `load_policy`.
+        """
+        return self._read((str(file), _content(file)) for file in _files(path))
+
+    def parse(self, parts: Iterable[tuple[str, bytes]]) -> AccessPolicy:
+        """Return the access policy that `parts` spell, each given behind its source.
+
+        Raises:
+            PolicyDocumentError: as `load_policy`.
+        """
+        return self._read(parts)[0]
+
+    def _read(self, parts: Iterable[tuple[str, bytes]]) -> tuple[AccessPolicy, Node]:
+        with no_collection():
+            problems = Problems()
+            roots = self._compose(parts, problems)
+            try:
+                return _read(problems, roots, self._readings)
+            finally:
+                self._readings.end()
+
+    def _compose(
+        self, contents: Iterable[tuple[str, bytes]], problems: Problems
+    ) -> list[Node | None]:
+        """Return the roots of all parts, and keep those that nothing is wrong with."""
+        roots: list[Node | None] = []
+        parts: dict[str, _Part] = {}
+        for source, content in contents:
+            # Not when it was written: two writes can have the same time.
+            digest = hashlib.sha256(content).digest()
+            part = self._parts.get(source)
+            if part is None or part.digest != digest:
+                found = len(problems.found)
+                root = compose(_decoded(content, source), source, problems)
+                roots.append(root)
+                if root is None or len(problems.found) > found:
+                    continue
+                part = _Part(digest, root)
+            else:
+                roots.append(part.root)
+            parts[source] = part
+        self._parts = parts
+        return roots
+
+
+def _files(path: Path) -> list[Path]:
     try:
         files = policy_files(path)
     except OSError as error:
@@ -84,7 +179,7 @@ def load_with_nodes(path: Path) -> tuple[AccessPolicy, Node]:
             str(path), 1, 1, "the folder has no part of a policy", "add NAME.yaml"
         )
         raise PolicyDocumentError([problem])
-    return _parse([(read_text(file), str(file)) for file in files])
+    return files
 
 
 def read_text(path: Path) -> str:
@@ -93,11 +188,19 @@ def read_text(path: Path) -> str:
     Raises:
         PolicyDocumentError: if it cannot be read.
     """
-    source = str(path)
+    return _decoded(_content(path), str(path))
+
+
+def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _decoded(content: bytes, source: str) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         column = error.start - error.object.rfind(b"\n", 0, error.start)
@@ -122,12 +225,10 @@ def parse_policy(text: str, source: str) -> AccessPolicy:
     Raises:
         PolicyDocumentError: if `text` is anything but a valid access policy.
     """
-    return _parse([(text, source)])[0]
-
-
-def _parse(parts: list[tuple[str, str]]) -> tuple[AccessPolicy, Node]:
     with no_collection():
-        return _parse_parts(parts)
+        problems = Problems()
+        root = compose(text, source, problems)
+        return _read(problems, [root], _Readings())[0]
 
 
 @contextlib.contextmanager
@@ -145,19 +246,21 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse_parts(parts: list[tuple[str, str]]) -> tuple[AccessPolicy, Node]:
-    problems = Problems()
-    roots = [compose(text, source, problems) for text, source in parts]
+def _read(
+    problems: Problems, roots: list[Node | None], readings: _Readings
+) -> tuple[AccessPolicy, Node]:
     whole = [root for root in roots if root is not None]
     if len(whole) == len(roots):
         root = unite(problems, whole)
-        policy = _read_policy(problems, root)
+        policy = _read_policy(problems, root, readings)
         if policy is not None and not problems.found:
             return policy, root
     raise PolicyDocumentError(problems.found)
 
 
-def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
+def _read_policy(
+    problems: Problems, root: Node, readings: _Readings
+) -> AccessPolicy | None:
     """Return the policy; None, with a problem noted, where it has no basis to stand on.
 
     Raises nothing: what is wrong is in `problems`.
@@ -185,7 +288,9 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
     )
     federates_with = _federates_with(problems, spec.get("federatesWith"), trust_domain)
     known = () if trust_domain is None else (trust_domain, *federates_with)
-    reader = SectionReader(problems, trust_domain, known)
+    readings.groups.begin((trust_domain, known))
+    readings.grants.begin()
+    reader = SectionReader(problems, trust_domain, known, readings.groups)
     upstreams = read_named(
         problems, spec.get("upstreams"), "upstreams", reader.upstream
     )
@@ -196,7 +301,7 @@ def _read_policy(problems: Problems, root: Node) -> AccessPolicy | None:
     groups = flatten(problems, spec.get("groups"), groups)
     role_reader = RoleReader(problems, datasets, upstreams)
     roles = read_named(problems, spec.get("roles"), "roles", role_reader.role)
-    grant_reader = GrantReader(problems, groups, roles, upstreams)
+    grant_reader = GrantReader(problems, groups, roles, upstreams, readings.grants)
     grants = grant_reader.grants(spec.get("grants"), "grants")
     denials = grant_reader.grants(spec.get("denials"), "denials")
     admins = grant_reader.admins(spec.get("admins"))

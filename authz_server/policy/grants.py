@@ -21,7 +21,9 @@ from authz_server.policy.model import (
     Upstream,
     UpstreamKind,
 )
-from authz_server.policy.nodes import Map, Node, Problems, Scalar, suggest
+from authz_server.policy.nodes import Map, Node, Problems, Scalar
+from authz_server.policy.readings import Readings
+from authz_server.policy.references import check_references, read_references
 from authz_server.policy.roles import SERVER_ACTIONS
 from authz_server.policy.sections import read_name
 from authz_server.policy.time_limit import DAYS, MINUTES, TimeLimit, TimeWindow
@@ -39,7 +41,11 @@ _A_DATE: Final = 'write e.g. "2027-01-31T18:00:00Z"'
 
 
 class GrantReader:
-    """Reads what may name these groups, roles and upstreams."""
+    """Reads what may name these groups, roles and upstreams.
+
+    Args:
+        readings: of grants and denials.
+    """
 
     def __init__(
         self,
@@ -47,11 +53,13 @@ class GrantReader:
         groups: Mapping[str, Group],
         roles: Mapping[str, Role],
         upstreams: Mapping[str, Upstream],
+        readings: Readings[Grant],
     ) -> None:
         self._problems = problems
         self._groups = groups
         self._roles = roles
         self._upstreams = upstreams
+        self._readings = readings
         self._read: list[tuple[Node, Grant]] = []
 
     def grants(self, node: Node | None, key: str) -> tuple[Grant, ...]:
@@ -74,7 +82,7 @@ class GrantReader:
         sections = self._problems.strings(
             fields.get("change"), f"'change' of {what}", "name a section"
         )
-        self._defined(sections, "section", dict.fromkeys(Section))
+        check_references(self._problems, sections, "section", _SECTIONS)
         return Admin(
             to=self._names(fields.get("to"), f"'to' of {what}", "group", self._groups),
             change=tuple(
@@ -95,48 +103,65 @@ class GrantReader:
         )
 
     def _grant(self, node: Node, what: str) -> Grant:
+        grant = self._readings.recall(node)
+        if grant is None or not self._still_stands(grant):
+            found = len(self._problems.found)
+            grant = self._new_grant(node, what)
+            if len(self._problems.found) > found:
+                return grant
+        self._readings.keep(node, grant)
+        self._read.append((node, grant))
+        return grant
+
+    def _still_stands(self, grant: Grant) -> bool:
+        """Whether all that `grant` names is defined, as it was when it was read."""
+        when = grant.when
+        return (
+            grant.role in self._roles
+            and all(name in self._groups for name in grant.to)
+            and all(name in self._upstreams for name in grant.on)
+            and all(
+                name in self._groups and self._groups[name].users for name in when.users
+            )
+            and all(
+                name in self._upstreams and _has_id(self._upstreams[name])
+                for name in when.upstreams
+            )
+        )
+
+    def _new_grant(self, node: Node, what: str) -> Grant:
         fields = self._problems.fields(node, what, ("role", "to", "on"), ("when",))
         role = self._problems.string(fields.get("role"), f"role of {what}")
         if role is not None:
-            self._defined([role], "role", self._roles)
-        to = self._names(fields.get("to"), f"'to' of {what}", "group", self._groups)
-        on = self._names(
-            fields.get("on"), f"'on' of {what}", "upstream", self._upstreams
-        )
-        grant = Grant(
+            check_references(self._problems, [role], "role", self._roles)
+        return Grant(
             role="" if role is None else role.text,
-            to=to,
-            on=on,
+            to=self._names(fields.get("to"), f"'to' of {what}", "group", self._groups),
+            on=self._names(
+                fields.get("on"), f"'on' of {what}", "upstream", self._upstreams
+            ),
             when=self._condition(fields.get("when"), f"'when' of {what}"),
         )
-        self._read.append((node, grant))
-        return grant
 
     def _names(
         self, node: Node | None, what: str, section: str, known: Mapping[str, object]
     ) -> tuple[str, ...]:
         article = "an" if section[0] == "u" else "a"
-        scalars = self._problems.strings(node, what, f"name {article} {section}")
-        self._defined(scalars, section, known)
-        return tuple(scalar.text for scalar in scalars)
-
-    def _defined(
-        self, scalars: list[Scalar], section: str, known: Mapping[str, object]
-    ) -> None:
-        for scalar in scalars:
-            if scalar.text not in known:
-                self._problems.add(
-                    scalar,
-                    f"{section} {scalar.text!r} is not defined",
-                    suggest(scalar.text, known),
-                )
+        return read_references(
+            self._problems, node, what, section, known, f"name {article} {section}"
+        )
 
     def check_use(self) -> None:
         """Note where a role has nothing to give, or to take, if all else is well."""
+        useless: dict[tuple[str, str], bool] = {}
         for node, grant in [] if self._problems.found else self._read:
-            role = self._roles[grant.role]
             for name in grant.on:
-                if not _gives_something(role, self._upstreams[name]):
+                pair = (grant.role, name)
+                if pair not in useless:
+                    useless[pair] = not _gives_something(
+                        self._roles[grant.role], self._upstreams[name]
+                    )
+                if useless[pair]:
                     self._problems.add(
                         node,
                         f"role {grant.role!r} gives nothing on upstream {name!r}",
@@ -154,7 +179,7 @@ class GrantReader:
         if isinstance(node, Map) and not node.entries:
             self._problems.add(node, f"{what} is empty", "leave the key out")
         users = self._problems.strings(fields.get("users"), f"users of {what}")
-        self._defined(users, "group", self._groups)
+        check_references(self._problems, users, "group", self._groups)
         for scalar in users:
             group = self._groups.get(scalar.text)
             if group is not None and not group.users:
@@ -166,12 +191,10 @@ class GrantReader:
         servers = self._problems.strings(
             fields.get("upstreams"), f"upstreams of {what}"
         )
-        self._defined(servers, "upstream", self._upstreams)
+        check_references(self._problems, servers, "upstream", self._upstreams)
         for scalar in servers:
             upstream = self._upstreams.get(scalar.text)
-            if upstream is not None and not (
-                upstream.namespace and upstream.service_account
-            ):
+            if upstream is not None and not _has_id(upstream):
                 self._problems.add(
                     scalar,
                     f"upstream {scalar.text!r} has no SPIFFE ID to call with",
@@ -214,7 +237,7 @@ class GrantReader:
         days = _EVERY_DAY
         if "days" in fields:
             names = self._problems.strings(fields["days"], f"days of {what}")
-            self._defined(names, "day", dict.fromkeys(DAYS))
+            check_references(self._problems, names, "day", DAYS)
             days = frozenset(
                 DAYS.index(name.text) for name in names if name.text in DAYS
             )
@@ -266,6 +289,10 @@ class GrantReader:
 
 
 _TIME_KEYS: Final = ("times", "since", "until")
+
+
+def _has_id(upstream: Upstream) -> bool:
+    return bool(upstream.namespace and upstream.service_account)
 
 
 def _gives_something(role: Role, upstream: Upstream) -> bool:

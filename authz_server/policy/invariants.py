@@ -8,18 +8,15 @@ from typing import Final
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.spiffe_pattern import SpiffePattern
-from authz_server.operations.actions import (
-    DATASET_ACTIONS,
-    Action,
-    is_model_name,
-    is_version,
-)
+from authz_server.operations.actions import DATASET_ACTIONS, Action
 from authz_server.policy.model import Deeds, Invariant
-from authz_server.policy.nodes import Map, Node, Problems, Scalar, suggest
-from authz_server.policy.roles import ANY_MODEL
+from authz_server.policy.nodes import Map, Node, Problems, suggest
+from authz_server.policy.references import check_references, read_references
+from authz_server.policy.roles import read_models, read_versions
 from authz_server.policy.sections import read_name
 
 _BOTH: Final = 2
+_ACTIONS: Final = frozenset(action.value for action in Action)
 
 
 class InvariantReader:
@@ -28,8 +25,8 @@ class InvariantReader:
     def __init__(
         self,
         problems: Problems,
-        groups: Mapping[str, object],
-        upstreams: Mapping[str, object],
+        groups: Collection[str],
+        upstreams: Collection[str],
         datasets: Collection[str],
         trust_domains: Collection[TrustDomain],
     ) -> None:
@@ -98,30 +95,14 @@ class InvariantReader:
         if isinstance(node, Map) and not node.entries:
             self._problems.add(node, f"{what} is empty", "name an action, or more")
         actions = self._problems.strings(fields.get("actions"), f"actions of {what}")
-        self._defined(actions, "action", dict.fromkeys(Action))
-        models = self._problems.strings(fields.get("models"), f"models of {what}")
-        for model in models:
-            if model.text != ANY_MODEL and not is_model_name(
-                model.text.removesuffix("*")
-            ):
-                self._problems.add(
-                    model,
-                    f"{model.text!r} is not a model name or prefix",
-                    "write a name, a prefix and '*', or \"*\"",
-                )
-        versions = self._problems.strings(fields.get("versions"), f"versions of {what}")
-        for version in versions:
-            if not is_version(version.text):
-                self._problems.add(
-                    version,
-                    f"{version.text!r} is not a model version",
-                    'write a whole number above 0 in quotes, e.g. "1"',
-                )
+        check_references(self._problems, actions, "action", _ACTIONS)
+        models = read_models(self._problems, fields.get("models"), what)
+        versions = read_versions(self._problems, fields.get("versions"), what)
         if versions and not models:
             self._problems.add(
                 fields["versions"], f"{what} has versions of no model", "add 'models:'"
             )
-        known = [scalar.text for scalar in actions if scalar.text in set(Action)]
+        known = [scalar.text for scalar in actions if scalar.text in _ACTIONS]
         on_datasets = DATASET_ACTIONS.intersection(map(Action, known))
         for key, fitting, noun in (
             ("models", set(known) - on_datasets, "model"),
@@ -135,10 +116,10 @@ class InvariantReader:
                 )
         return Deeds(
             actions=tuple(map(Action, known)),
-            models=tuple(scalar.text for scalar in models),
-            versions=tuple(scalar.text for scalar in versions),
+            models=models,
+            versions=versions,
             datasets=self._names(
-                fields.get("datasets"), what, "dataset", dict.fromkeys(self._datasets)
+                fields.get("datasets"), what, "dataset", self._datasets
             ),
             on=self._names(fields.get("on"), what, "upstream", self._upstreams),
         )
@@ -164,19 +145,8 @@ class InvariantReader:
         return tuple(patterns)
 
     def _names(
-        self, node: Node | None, what: str, section: str, known: Mapping[str, object]
+        self, node: Node | None, what: str, section: str, known: Collection[str]
     ) -> tuple[str, ...]:
-        scalars = self._problems.strings(node, f"{section}s of {what}")
-        self._defined(scalars, section, known)
-        return tuple(scalar.text for scalar in scalars)
-
-    def _defined(
-        self, scalars: list[Scalar], section: str, known: Mapping[str, object]
-    ) -> None:
-        for scalar in scalars:
-            if scalar.text not in known:
-                self._problems.add(
-                    scalar,
-                    f"{section} {scalar.text!r} is not defined",
-                    suggest(scalar.text, known),
-                )
+        return read_references(
+            self._problems, node, f"{section}s of {what}", section, known
+        )

@@ -35,6 +35,9 @@ def flatten(
     flat: dict[str, Group] = {}
     for name in _innermost_first(problems, groups, places):
         group = groups[name]
+        if not group.groups and len(group.workloads) <= 1:
+            flat[name] = group
+            continue
         inner = [flat[nested] for nested in group.groups if nested in flat]
         flat[name] = replace(
             group,

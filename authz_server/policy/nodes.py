@@ -15,6 +15,7 @@ import yaml
 from yaml.resolver import Resolver
 
 from authz_server.errors import PolicyError
+from authz_server.policy.item_lines import ItemLines, ShortenedText, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,11 +95,41 @@ class Scalar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A list."""
+    """A list.
+
+    Attributes:
+        held: its items, where those of long lists stay together.
+    """
 
     place: Place
-    items: list[Node] = field(default_factory=list)
+    held: list[Node | ItemLines] = field(default_factory=list)
     kind: str = "list"
+
+    @property
+    def items(self) -> list[Node]:
+        """Its items, each as a node of its own, which a long list has no room for."""
+        items: list[Node] = []
+        for held in self.held:
+            if isinstance(held, ItemLines):
+                items += [
+                    _scalar(held, number, self.place.source)
+                    for number in range(len(held.texts))
+                ]
+            else:
+                items.append(held)
+        return items
+
+    def texts(self) -> list[str] | None:
+        """Return its items if all are strings that are not empty."""
+        texts: list[str] = []
+        for held in self.held:
+            if isinstance(held, ItemLines):
+                texts += held.texts
+            elif isinstance(held, Scalar) and held.kind == _STRING and held.text:
+                texts.append(held.text)
+            else:
+                return None
+        return texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +142,11 @@ class Map:
 
 
 Node = Scalar | Sequence | Map
+
+
+def _scalar(lines: ItemLines, number: int, source: str) -> Scalar:
+    place = Place(lines.line + number, lines.column, source)
+    return Scalar(place, lines.texts[number], _STRING)
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:
@@ -282,8 +318,10 @@ class _Mark(Protocol):
 class _Composer:
     """Turns a stream of parser events into one tree, without recursion."""
 
-    def __init__(self, problems: Problems, source: str) -> None:
+    def __init__(self, problems: Problems, text: ShortenedText, source: str) -> None:
         self._problems = problems
+        self._text = text
+        self._waiting = {run.line: run for run in text.runs}
         self._source = source
         self._resolver = Resolver()
         self._open: list[Sequence | Map] = []
@@ -291,9 +329,14 @@ class _Composer:
         self.documents = 0
         self.root: Node | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything that was left out of the text has found its place."""
+        return not self._waiting
+
     def feed(self, event: yaml.Event) -> bool:
         """Take one event; return whether the next one is wanted."""
-        place = _place(event.start_mark, self._source)
+        place = self._place(event.start_mark)
         if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
             return self._node(event, place)
         if isinstance(event, yaml.DocumentStartEvent):
@@ -322,7 +365,9 @@ class _Composer:
                 self._problems.add(
                     place, "half of a surrogate pair", "write the character itself"
                 )
-            self._attach(Scalar(place, event.value, self._kind(event, place)))
+            scalar = Scalar(place, event.value, self._kind(event, place))
+            if not self._put_back(scalar):
+                self._attach(scalar)
             return True
         if isinstance(event, yaml.CollectionStartEvent) and event.tag is not None:
             self._tagged(event.tag, place)
@@ -335,6 +380,26 @@ class _Composer:
         self._open.append(Sequence(place) if is_list else Map(place))
         self._keys.append(None)
         return True
+
+    def _put_back(self, first: Scalar) -> bool:
+        """Attach a run of items if `first` is the one that was left of it."""
+        run = self._waiting.get(first.place.line)
+        parent = self._open[-1] if self._open else None
+        if (
+            run is None
+            or first != _scalar(run, 0, self._source)
+            or not isinstance(parent, Sequence)
+        ):
+            return False
+        parent.held.append(run)
+        del self._waiting[run.line]
+        return True
+
+    def _place(self, mark: _Mark | None) -> Place:
+        place = _place(mark, self._source)
+        if not self._text.runs:
+            return place
+        return Place(self._text.original_line(place.line), place.column, place.source)
 
     def _kind(self, event: yaml.ScalarEvent, place: Place) -> str:
         if event.tag is not None:
@@ -362,7 +427,7 @@ class _Composer:
             return
         parent = self._open[-1]
         if isinstance(parent, Sequence):
-            parent.items.append(node)
+            parent.held.append(node)
             return
         key = self._keys[-1]
         if key is None:
@@ -385,7 +450,7 @@ def compose(text: str, source: str, problems: Problems) -> Node | None:
     """
     start = Place(1, 1, source)
     # A lone surrogate is the only text that UTF-8 cannot hold.
-    size = len(text.encode("utf-8", "surrogatepass"))
+    size = len(text if text.isascii() else text.encode("utf-8", "surrogatepass"))
     if size > MAX_DOCUMENT_BYTES:
         problems.add(
             start,
@@ -393,9 +458,22 @@ def compose(text: str, source: str, problems: Problems) -> Node | None:
             "use wildcard patterns",
         )
         return None
-    composer = _Composer(problems, source)
+    shortened = shorten(text)
+    if shortened.runs:
+        # What is wrong is found, and placed, in the text as it is.
+        found = Problems()
+        root = _compose(shortened, source, found)
+        if root is not None and not found.found:
+            return root
+    return _compose(ShortenedText(text), source, problems)
+
+
+def _compose(text: ShortenedText, source: str, problems: Problems) -> Node | None:
+    """Return the root of the document in `text`, if nothing was left out for good."""
+    start = Place(1, 1, source)
+    composer = _Composer(problems, text, source)
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
+        for event in yaml.parse(text.text, Loader=_LOADER):
             if not composer.feed(event):
                 return None
     except yaml.MarkedYAMLError as error:
@@ -408,7 +486,7 @@ def compose(text: str, source: str, problems: Problems) -> Node | None:
         return None
     except yaml.reader.ReaderError as error:
         # libyaml counts bytes.
-        data = text.encode("utf-8", "surrogatepass")[: error.position]
+        data = text.text.encode("utf-8", "surrogatepass")[: error.position]
         before = data.decode("utf-8", "replace")
         place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"), source)
         problems.add(place, "not YAML: a control character", "take it out")
@@ -418,7 +496,7 @@ def compose(text: str, source: str, problems: Problems) -> Node | None:
         return None
     if composer.root is None:
         problems.add(start, "the document is empty", "write an access policy")
-    return composer.root
+    return composer.root if composer.is_whole else None
 
 
 def _place(mark: _Mark | None, source: str) -> Place:

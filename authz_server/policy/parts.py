@@ -71,7 +71,8 @@ def _unite_section(problems: Problems, name: str, values: list[Node]) -> Node:
         for value in values:
             if not isinstance(value, Sequence):
                 return value
-            joined.items.extend(value.items)
+            # One by one, since long lists do not say which file they are of.
+            joined.held.extend(value.items)
         return joined
     _same(problems, name, values)
     return first

@@ -12,6 +12,7 @@ from authz_server.operations.actions import (
 )
 from authz_server.policy.model import Permission, Role
 from authz_server.policy.nodes import Node, Problems, suggest
+from authz_server.policy.references import read_references
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -104,7 +105,7 @@ class RoleReader:
                 f"{what} has versions and adapters, and no call names both",
                 "make two permissions of it",
             )
-        models = self._models(fields.get("models"), what)
+        models = read_models(self._problems, fields.get("models"), what)
         if "models" in fields and (ANY_MODEL not in models or limits):
             for action in sorted(EVERY_MODEL_ACTIONS & model_actions):
                 self._problems.add(
@@ -116,10 +117,16 @@ class RoleReader:
         return Permission(
             actions=actions,
             models=models,
-            versions=self._versions(fields.get("versions"), what),
+            versions=read_versions(self._problems, fields.get("versions"), what),
             adapters=self._adapters(fields.get("adapters"), what),
             datasets=self._dataset_names(fields.get("datasets"), what),
-            upstreams=self._upstream_names(fields.get("upstreams"), what),
+            upstreams=read_references(
+                self._problems,
+                fields.get("upstreams"),
+                f"upstreams of {what}",
+                "upstream",
+                self._upstreams,
+            ),
         )
 
     def _actions(self, node: Node | None, what: str) -> tuple[Action, ...]:
@@ -136,29 +143,6 @@ class RoleReader:
                     suggest(scalar.text, Action),
                 )
         return tuple(actions)
-
-    def _models(self, node: Node | None, what: str) -> tuple[str, ...]:
-        models = self._problems.strings(node, f"models of {what}")
-        for model in models:
-            if model.text == ANY_MODEL or is_model_name(model.text.removesuffix("*")):
-                continue
-            self._problems.add(
-                model,
-                f"{model.text!r} is not a model name or prefix",
-                "write a name, a prefix and '*', or \"*\"",
-            )
-        return tuple(model.text for model in models)
-
-    def _versions(self, node: Node | None, what: str) -> tuple[str, ...]:
-        versions = self._problems.strings(node, f"versions of {what}")
-        for version in versions:
-            if not is_version(version.text):
-                self._problems.add(
-                    version,
-                    f"{version.text!r} is not a model version",
-                    'write a whole number above 0 in quotes, e.g. "1"',
-                )
-        return tuple(version.text for version in versions)
 
     def _adapters(self, node: Node | None, what: str) -> tuple[str, ...]:
         adapters = self._problems.strings(node, f"adapters of {what}")
@@ -182,13 +166,29 @@ class RoleReader:
                 )
         return tuple(name.text for name in names)
 
-    def _upstream_names(self, node: Node | None, what: str) -> tuple[str, ...]:
-        names = self._problems.strings(node, f"upstreams of {what}")
-        for name in names:
-            if name.text not in self._upstreams:
-                self._problems.add(
-                    name,
-                    f"upstream {name.text!r} is not defined",
-                    suggest(name.text, self._upstreams),
-                )
-        return tuple(name.text for name in names)
+
+def read_models(problems: Problems, node: Node | None, what: str) -> tuple[str, ...]:
+    """Return the models of `what`: names, prefixes, or ``*``."""
+    models = problems.strings(node, f"models of {what}")
+    for model in models:
+        if model.text == ANY_MODEL or is_model_name(model.text.removesuffix("*")):
+            continue
+        problems.add(
+            model,
+            f"{model.text!r} is not a model name or prefix",
+            "write a name, a prefix and '*', or \"*\"",
+        )
+    return tuple(model.text for model in models)
+
+
+def read_versions(problems: Problems, node: Node | None, what: str) -> tuple[str, ...]:
+    """Return the versions of models that `what` has."""
+    versions = problems.strings(node, f"versions of {what}")
+    for version in versions:
+        if not is_version(version.text):
+            problems.add(
+                version,
+                f"{version.text!r} is not a model version",
+                'write a whole number above 0 in quotes, e.g. "1"',
+            )
+    return tuple(version.text for version in versions)

@@ -79,3 +79,19 @@ def test_no_pattern_can_be_made_of_what_is_no_segment(
 ) -> None:
     with pytest.raises(SpiffeIdError):
         SpiffePattern(TrustDomain("td"), segments)
+
+
+def test_patterns_are_sorted_by_segments_not_by_letters() -> None:
+    texts = ["spiffe://a/b/c", "spiffe://a/b-c/a", "spiffe://a/**", "spiffe://b/a/*"]
+    patterns = [SpiffePattern.parse(text) for text in reversed(texts)]
+    # By letters `b-c/a` would come before `b/c`.
+    assert list(map(str, sorted(patterns))) == [texts[2], *texts[:2], texts[3]]
+
+
+def test_a_pattern_is_the_same_however_it_was_made() -> None:
+    made = SpiffePattern(TrustDomain("a.example"), ("b", "*"), has_rest=True)
+    assert made == SpiffePattern.parse("spiffe://a.example/b/*/**")
+    assert hash(made) == hash(SpiffePattern.parse("spiffe://a.example/b/*/**"))
+    assert made.segments == ("b", "*")
+    assert made.has_rest
+    assert made != SpiffePattern.parse("spiffe://a.example/b/*")
