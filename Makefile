@@ -15,6 +15,10 @@ TRITON_VERSION := 0.7.0
 TRITON := $(CACHE)/triton-$(TRITON_VERSION)
 OPA_VERSION := 1.22.2
 OPA := $(CACHE)/opa-$(OPA_VERSION)/opa
+MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
+MINIO := $(CACHE)/minio-$(MINIO_VERSION)/minio
+REGAL_VERSION := 0.42.0
+REGAL := $(CACHE)/regal-$(REGAL_VERSION)/regal
 SPIRE_VERSION := 1.15.3
 SPIRE := $(CACHE)/spire-$(SPIRE_VERSION)/spire-server
 
@@ -61,6 +65,24 @@ $(OPA):
 .PHONY: opa
 opa: $(OPA) ## build the pinned OPA
 
+$(MINIO):
+	$(say) "MinIO in $(dir $(MINIO)) (once, about two minutes)"
+	@GOBIN=$(dir $(MINIO)) CGO_ENABLED=0 go install github.com/minio/minio@$(MINIO_VERSION)
+
+.PHONY: minio
+minio: $(MINIO) ## build the pinned MinIO, an object store
+
+# As part of a module: `go install` would ask for all versions that there are as well.
+$(REGAL):
+	$(say) "Regal $(REGAL_VERSION) in $(dir $(REGAL)) (once, about a minute)"
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && cd "$$new" && \
+	  go mod init regal 2>/dev/null && \
+	  go mod edit -require=github.com/open-policy-agent/regal@v$(REGAL_VERSION) && \
+	  CGO_ENABLED=0 go build -mod=mod -o $(REGAL) github.com/open-policy-agent/regal
+
+.PHONY: regal
+regal: $(REGAL) ## build the pinned Regal, a linter for Rego
+
 $(SPIRE):
 	$(say) "SPIRE $(SPIRE_VERSION) in $(dir $(SPIRE)) (once, about ten minutes)"
 	@scripts/spire/build $(dir $(SPIRE))
@@ -94,7 +116,7 @@ test: check $(TRITON)/.ready ## all tests that run on wheels and system packages
 	@$(BIN)/coverage report
 
 .PHONY: test-all
-test-all: test $(OPA) $(SPIRE) ## and those whose parts are built from Go source
+test-all: test $(OPA) $(MINIO) $(REGAL) $(SPIRE) ## and those whose parts are built from Go source
 	$(say) "pytest, with parts built from Go"
 	@$(BIN)/python -m pytest -m go $(PYTEST_ARGS)
 

@@ -11,13 +11,13 @@ import functools
 import json
 import math
 import queue
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
-
-from opapywasm.builtins import default_builtins
 
 from authz_server.errors import PolicyError, Reason
 from authz_server.policy.building import ENTRYPOINT
+from authz_server.policy.builtins.table import HOST_FUNCTIONS
 from authz_server.policy.wasm import Instance, Module, WasmError, WasmTimeoutError
 
 MAX_DATA_BYTES: Final = 256 * 1024 * 1024
@@ -28,7 +28,6 @@ _MAX_INPUT_BYTES: Final = 1024 * 1024
 _MAX_RESULT_BYTES: Final = 64 * 1024
 
 _KEYS: Final = frozenset({"allow", "reason", "role", "ttl_seconds"})
-_UNDEFINED: Final = object()
 _DENIALS: Final = frozenset(
     {Reason.NOT_GRANTED, Reason.EXPLICITLY_DENIED, Reason.PRINCIPAL_UNKNOWN}
 )
@@ -62,13 +61,28 @@ class Verdict:
         role: the role that gave it, or by which it is denied, for the audit; empty if
             none did or none is known.
         ttl_s: for how long at most the answer may be reused; None for no bound of the
-            policy's own.
+            policy's own. 0 if the policy looked at the clock.
     """
 
     allow: bool
     reason: Reason
     role: str
     ttl_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a kind of policy is asked, and how it answers.
+
+    Attributes:
+        entrypoint: the rule that is asked, where the policy offers several.
+        warm_up: an input that no policy knows anything of.
+        read: raises `PolicyError` for what is no answer.
+    """
+
+    entrypoint: str
+    warm_up: bytes
+    read: Callable[[object], object]
 
 
 class Engine:
@@ -84,6 +98,7 @@ class Engine:
         timeout_s: how long an evaluation may wait for an instance, and again how long
             it may run. Enforced in steps of 10 ms.
         instances: each holds a copy of the data.
+        form: of policy; None for one that `evaluate` can ask.
 
     Raises:
         PolicyError: if the policy cannot be loaded, lacks something, or fails on a
@@ -91,7 +106,13 @@ class Engine:
     """
 
     def __init__(
-        self, wasm: bytes, data: bytes, *, timeout_s: float, instances: int
+        self,
+        wasm: bytes,
+        data: bytes,
+        *,
+        timeout_s: float,
+        instances: int,
+        form: Form | None = None,
     ) -> None:
         if len(data) > MAX_DATA_BYTES:
             raise PolicyError(f"the policy's data has more than {MAX_DATA_BYTES} bytes")
@@ -99,6 +120,7 @@ class Engine:
         self._data = data
         self._timeout_s = timeout_s
         self._is_closed = False
+        self._form = form or _ACCESS
         self._entrypoint = self._find_entrypoint()
         # None stands for an instance that is to be made.
         self._idle: queue.LifoQueue[Instance | None] = queue.LifoQueue()
@@ -116,19 +138,35 @@ class Engine:
         Not checked: that the document says what was really asked.
 
         Raises:
-            PolicyError: with reason POLICY_UNDEFINED, POLICY_RESULT_INVALID,
-                DEADLINE_EXCEEDED (it ran too long), OVERLOADED (no instance came
-                free in time) or POLICY_ERROR (all else).
+            PolicyError: as `ask`, and with POLICY_RESULT_INVALID.
+        """
+        result, is_fixed = self.ask(document)
+        verdict = _read_verdict(result)
+        # What the clock had a part in may be otherwise a moment later.
+        return verdict if is_fixed else replace(verdict, ttl_s=0.0)
+
+    def ask(self, document: bytes) -> tuple[object, bool]:
+        """Return what the policy says of `document`, and whether by that alone.
+
+        It is JSON as Python reads it. A policy that has read the clock may say
+        something else of the same document a moment later.
+
+        Raises:
+            PolicyError: with reason POLICY_UNDEFINED, DEADLINE_EXCEEDED (it ran too
+                long), OVERLOADED (no instance came free in time) or POLICY_ERROR (all
+                else).
         """
         _check_input(document)
-        return _read_verdict(_read_result(self._evaluate(document)))
+        results, is_fixed = self._evaluate(document)
+        return _read_result(results), is_fixed
 
     def close(self) -> None:
         """Free the instances; evaluations under way end well, later ones are errors."""
         self._is_closed = True
         self._close_idle()
 
-    def _evaluate(self, document: bytes) -> bytes:
+    def _evaluate(self, document: bytes) -> tuple[bytes, bool]:
+        """Return the result, and whether it depends on the input alone."""
         instance = self._borrow()
         is_good = False
         try:
@@ -140,6 +178,7 @@ class Engine:
                 timeout_s=self._timeout_s,
                 max_bytes=_MAX_RESULT_BYTES,
             )
+            is_fixed = not instance.has_read_clock
             is_good = True
         except WasmTimeoutError as error:
             raise PolicyError(
@@ -153,7 +192,7 @@ class Engine:
                 self._give_back(instance)
             else:
                 self._throw_away(instance)
-        return result
+        return result, is_fixed
 
     def _borrow(self) -> Instance | None:
         if self._is_closed:
@@ -194,20 +233,20 @@ class Engine:
             raise PolicyError(f"the policy's data cannot be loaded: {error}") from error
 
     def _find_entrypoint(self) -> int:
-        entrypoints = self._module.entrypoints
-        if ENTRYPOINT in entrypoints:
-            return entrypoints[ENTRYPOINT]
+        entrypoints, wanted = self._module.entrypoints, self._form.entrypoint
+        if wanted in entrypoints:
+            return entrypoints[wanted]
         if len(entrypoints) == 1:
             return next(iter(entrypoints.values()))
         raise PolicyError(
             f"the policy has entrypoints {', '.join(sorted(entrypoints)) or 'none'}: "
-            f"build it with {ENTRYPOINT}, or with one only"
+            f"build it with {wanted}, or with one only"
         )
 
     def _try_out(self) -> None:
         """Ask once, so that what can't answer at all does not come into force."""
         try:
-            self.evaluate(_WARM_UP)
+            self._form.read(self.ask(self._form.warm_up)[0])
         except PolicyError as error:
             # A policy of one's own may leave undefined what it does not allow.
             if error.reason is not Reason.POLICY_UNDEFINED:
@@ -219,11 +258,11 @@ def _compile(wasm: bytes) -> Module:
     """Return the code in `wasm`, compiled once however often its data change.
 
     Built-in functions that nobody answers are refused here, before a request finds out.
-    That also keeps out those without a fixed answer (clock, network, random numbers):
-    none is offered, so a verdict depends on its input alone.
+    That also keeps out those without a fixed answer (network, random numbers): a
+    verdict depends on its input alone, unless the policy reads the clock.
     """
     try:
-        module = Module(wasm, default_builtins())
+        module = Module(wasm, HOST_FUNCTIONS)
     except WasmError as error:
         raise PolicyError(f"the policy's Wasm cannot be loaded: {error}") from error
     if module.missing:
@@ -235,9 +274,16 @@ def _compile(wasm: bytes) -> Module:
 
 
 def _read_result(results: bytes) -> object:
-    """Return what the entrypoint is; `_UNDEFINED` if it is nothing."""
+    """Return what the entrypoint is.
+
+    Raises:
+        PolicyError: with POLICY_UNDEFINED, if it is nothing.
+    """
     found = json.loads(results)
-    return found[0]["result"] if found else _UNDEFINED
+    if not found:
+        raise PolicyError("the policy gave no answer", Reason.POLICY_UNDEFINED)
+    result: object = found[0]["result"]
+    return result
 
 
 def _check_input(document: bytes) -> None:
@@ -264,8 +310,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _read_verdict(result: object) -> Verdict:
-    if result is _UNDEFINED:
-        raise PolicyError("the policy gave no answer", Reason.POLICY_UNDEFINED)
     if isinstance(result, bool):
         result = {"allow": result}
     if not isinstance(result, dict):
@@ -320,3 +364,6 @@ def _invalid(why: str) -> PolicyError:
     return PolicyError(
         f"the policy's answer is unusable: {why}", Reason.POLICY_RESULT_INVALID
     )
+
+
+_ACCESS: Final = Form(ENTRYPOINT, _WARM_UP, _read_verdict)

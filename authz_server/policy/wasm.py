@@ -8,6 +8,9 @@ An evaluation is one call. Its arguments go into an array that is made once, and
 input is written straight into the instance's memory behind the data, where the next
 evaluation overwrites it: wasmtime's own way of calling, which converts and checks every
 argument, takes ten times as long as the evaluation.
+
+A host function's arguments and result cross as text in Rego's notation, since JSON has
+no sets. They lie behind the data too, and are gone with the next evaluation.
 """
 
 from __future__ import annotations
@@ -15,19 +18,45 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import wasmtime
 from wasmtime import _bindings as ffi
+
+from authz_server.policy.builtins.values import (
+    RefusedError,
+    UndefinedError,
+    dump_value,
+    parse_value,
+)
 
 PAGE_BYTES: Final = 64 * 1024
 TICK_S: Final = 0.01
 """How often the clock ticks by which evaluations are cut off."""
 
 Builtin = Callable[..., Any]
-"""A built-in function that OPA leaves to its host: JSON values in, one out."""
+"""A built-in function that OPA leaves to its host: values in, one out.
+
+`authz_server.policy.builtins.values` says what they are. `UndefinedError` makes the
+expression undefined, any other exception fails the evaluation.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadsClock:
+    """A built-in function whose answer may depend on when it is asked.
+
+    Attributes:
+        function: gets the clock before its other arguments. Within one evaluation the
+            clock stands still.
+    """
+
+    function: Builtin
+
 
 _NEVER: Final = 1 << 40
 _ENV: Final = "env"
@@ -62,7 +91,9 @@ class Module:
         WasmError: if `wasm` is not a policy built by OPA for this ABI.
     """
 
-    def __init__(self, wasm: bytes, builtins: Mapping[str, Builtin]) -> None:
+    def __init__(
+        self, wasm: bytes, builtins: Mapping[str, Builtin | ReadsClock]
+    ) -> None:
         config = wasmtime.Config()
         config.epoch_interruption = True
         self.engine = wasmtime.Engine(config)
@@ -73,7 +104,7 @@ class Module:
         # Memory for what the code itself holds, which is no more than its size.
         self.first_pages = 16 + len(wasm) // PAGE_BYTES
         _tick(self.engine)
-        self.host_functions: tuple[tuple[str, Builtin], ...] = ()
+        self.host_functions: Mapping[int, tuple[str, Builtin | ReadsClock]] = {}
         probe = Instance(self, b"{}", max_pages=self.first_pages + 16)
         try:
             self.entrypoints: Mapping[str, int] = probe.names("entrypoints")
@@ -81,10 +112,11 @@ class Module:
         finally:
             probe.close()
         self.missing = sorted(numbers.keys() - builtins.keys())
-        self.host_functions = tuple(
-            (name, builtins.get(name, _refuse))
-            for name in sorted(numbers, key=numbers.__getitem__)
-        )
+        # By number, not by place: what Wasm has itself has a number too.
+        self.host_functions = {
+            number: (name, builtins.get(name, _refuse))
+            for name, number in numbers.items()
+        }
 
 
 class Instance:
@@ -93,14 +125,24 @@ class Instance:
     Args:
         data: the data document, JSON.
         max_pages: of 64 KiB, that it may take at most.
+        clock_ns: what the time is, in nanoseconds since the Unix epoch.
 
     Raises:
         WasmError: if it cannot be made, or `data` is not JSON.
     """
 
-    def __init__(self, module: Module, data: bytes, *, max_pages: int) -> None:
+    def __init__(
+        self,
+        module: Module,
+        data: bytes,
+        *,
+        max_pages: int,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._module = module
         self._failure = ""
+        self._clock_ns = clock_ns
+        self._now_ns: int | None = None
         with _lifecycle:
             self._store = wasmtime.Store(module.engine)
             try:
@@ -146,6 +188,7 @@ class Instance:
             WasmTimeoutError: if it ran too long.
             WasmError: if it failed otherwise. Either way the instance is spoilt.
         """
+        self._now_ns = None
         size = len(document)
         heap = -(-(self._free + size) // _ALIGNMENT) * _ALIGNMENT
         self._make_room(heap)
@@ -162,6 +205,11 @@ class Instance:
         self._store.set_epoch_deadline(int(timeout_s / TICK_S) + 2)
         self._run(self._functions["opa_eval"], arguments, 7)
         return self._text(arguments[0].i32 & 0xFFFFFFFF, max_bytes)
+
+    @property
+    def has_read_clock(self) -> bool:
+        """Whether the last evaluation asked for the time."""
+        return self._now_ns is not None
 
     def names(self, export: str) -> dict[str, int]:
         """Return the numbers of ``entrypoints`` or ``builtins`` by name."""
@@ -194,12 +242,29 @@ class Instance:
                 )
 
     def call_builtin(self, number: int, arguments: Sequence[int]) -> int:
-        """Return where the result of a host function is."""
+        """Return where the result of a host function is; 0 if it is undefined."""
         name, function = self._module.host_functions[number]
-        values = [json.loads(self._dump(address)) for address in arguments]
+        texts = [self._dump(address) for address in arguments]
         self._failure = f"the built-in function {name} failed"
-        result = json.dumps(function(*values)).encode()
-        return self._parse(result)
+        try:
+            values = [parse_value(text.decode()) for text in texts]
+            if isinstance(function, ReadsClock):
+                result = function.function(self._read_clock, *values)
+            else:
+                result = function(*values)
+            text = dump_value(result).encode()
+        except UndefinedError:
+            return 0
+        except RefusedError as error:
+            # Such a message has nothing in it that a request said.
+            self._failure = f"the built-in function {name} gave up: {error}"
+            raise
+        return self._parse(text, "opa_value_parse")
+
+    def _read_clock(self) -> int:
+        if self._now_ns is None:
+            self._now_ns = self._clock_ns()
+        return self._now_ns
 
     def fail(self, why: str) -> None:
         """Note why the evaluation is about to end."""
@@ -211,30 +276,35 @@ class Instance:
 
     # Values and memory.
 
-    def _parse(self, document: bytes) -> int:
+    def _parse(self, document: bytes, parser: str = "opa_json_parse") -> int:
         place = self._call("opa_malloc", len(document))
         # The module says where, and it must not be outside of its own memory.
         if place + len(document) > self._size():
             raise WasmError("its memory is not where it says")
         ctypes.memmove(self._address() + place, document, len(document))
-        value = self._call("opa_json_parse", place, len(document))
+        value = self._call(parser, place, len(document))
         if not value:
             raise WasmError("it is not JSON")
         return value
 
     def _dump(self, address: int) -> bytes:
-        return self._text(self._call("opa_json_dump", address), self._size())
+        return self._text(self._call("opa_value_dump", address), self._size())
 
     def _text(self, address: int, max_bytes: int) -> bytes:
         """Return the text at `address`, which ends with a zero."""
         room = min(max_bytes + 1, self._size() - address)
         if room <= 0:
             raise WasmError("its result is not where it says")
-        for count in (min(room, _SHORT), room):
+        count = min(room, _SHORT)
+        while True:
             text = ctypes.string_at(self._address() + address, count)
             end = text.find(b"\0")
             if end >= 0:
                 return text[:end]
+            if count == room:
+                break
+            # In steps, as behind a text there may be gigabytes.
+            count = min(room, 8 * count)
         raise WasmError(f"the result is longer than {max_bytes} bytes")
 
     def _address(self) -> int:
@@ -334,7 +404,8 @@ _SIGNATURES: Final = {
     "opa_eval": (7, 1),
     "opa_malloc": (1, 1),
     "opa_json_parse": (2, 1),
-    "opa_json_dump": (1, 1),
+    "opa_value_parse": (2, 1),
+    "opa_value_dump": (1, 1),
     "opa_heap_ptr_get": (0, 1),
     "entrypoints": (0, 1),
     "builtins": (0, 1),

@@ -13,6 +13,7 @@
 package authz.access
 
 # METADATA
+# scope: document
 # title: The decision of the access policy alone
 # description: |
 #   Deny, unless some role of the caller's groups gives the operation and no denial
@@ -31,12 +32,14 @@ decision := {"allow": true, "reason": "granted", "role": min(roles)} if {
 }
 
 # METADATA
+# scope: document
 # title: Names of all groups that the caller is in, as a workload or as a user
 groups contains group if some group in principal_groups
 
 groups contains group if some group in user_groups
 
 # METADATA
+# scope: document
 # title: Groups of the calling workload, by its SPIFFE ID
 principal_groups contains group if {
 	some group in data.access.exact[input.principal.id]
@@ -156,17 +159,15 @@ _matching(permissions, operation) := matching if {
 	}
 }
 
-_limits(permissions, model) := array.concat(
-	array.concat(
-		[limits | limits := permissions.all],
-		[limits | limits := permissions.exact[model]],
-	),
+_limits(permissions, model) := array.flatten([
+	[limits | limits := permissions.all],
+	[limits | limits := permissions.exact[model]],
 	[limits |
 		some length in permissions.prefix_lengths
 		count(model) >= length
 		limits := permissions.prefix[substring(model, 0, length)]
 	],
-)
+])
 
 # An empty version is the latest, which can be any. `limits.only` has no empty key, so
 # a permission limited to versions does not cover it; nor does one limited to adapters
@@ -205,13 +206,11 @@ _touching(permissions, operation) := {permissions.bare} if {
 
 # The roles of a permission on models.
 _leaves(permissions) := {role |
-	some limits in array.concat(
+	some limits in array.flatten([
 		[limits | limits := permissions.all],
-		array.concat(
-			[limits | some limits in permissions.exact],
-			[limits | some limits in permissions.prefix],
-		),
-	)
+		[limits | some limits in permissions.exact],
+		[limits | some limits in permissions.prefix],
+	])
 	some role in union({
 		{role | role := limits.any},
 		{role | some role in limits.only},
