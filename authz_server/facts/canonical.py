@@ -21,7 +21,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-_VERSION: Final = 3
+_VERSION: Final = 4
 _IS_GRPC: Final = 1
 _IS_GATED: Final = 2
 _U16: Final = struct.Struct(">H")
@@ -86,6 +86,8 @@ class Facts:
         signals: the same of the headers that tell what the call does.
         is_gated: whether the route has every message judged (`ext_proc`).
         claims: what jwt_authn verified, as JSON with sorted keys; empty if nothing.
+        document: the input of a policy that is written for opa-envoy-plugin, JSON;
+            empty if the plan asks for none.
     """
 
     principal: bytes
@@ -102,6 +104,7 @@ class Facts:
     claims: bytes = field(default=b"", repr=False)
     signals: Headers = ()
     is_gated: bool = False
+    document: bytes = field(default=b"", repr=False)
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
@@ -115,6 +118,7 @@ class Facts:
             self.path,
             self.host,
             self.claims,
+            self.document,
         ):
             parts += (_U32.pack(len(scalar)), scalar)
         flags = self.is_grpc * _IS_GRPC | self.is_gated * _IS_GATED
@@ -143,9 +147,10 @@ class Facts:
         reader = _Reader(key)
         if reader.u8() != _VERSION:
             raise ValueError("facts of another version")
-        principal, certificate, destination, upstream, method, path, host, claims = (
-            reader.scalar() for _ in range(8)
+        principal, certificate, destination, upstream, method, path, host = (
+            reader.scalar() for _ in range(7)
         )
+        claims, document = reader.scalar(), reader.scalar()
         flags = reader.u8()
         headers, credentials, signals = (reader.headers() for _ in range(3))
         state = BodyState(reader.u8())
@@ -167,6 +172,7 @@ class Facts:
             claims=claims,
             signals=signals,
             is_gated=bool(flags & _IS_GATED),
+            document=document,
         )
 
 

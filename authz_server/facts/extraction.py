@@ -13,6 +13,7 @@ from typing import Final
 
 from authz_server.errors import Reason, RequestError
 from authz_server.facts.canonical import Annotations, Body, BodyState, Facts, Headers
+from authz_server.facts.envoy_document import build_document
 from authz_server.facts.grpc_body import outline_body
 from authz_server.facts.json_body import outline_json
 from authz_server.facts.plan import Plan
@@ -145,6 +146,7 @@ def extract(raw: bytes, plan: Plan) -> tuple[bytes, Annotations]:
         claims=request.claims,
         signals=request.named(plan.signals),
         is_gated=_is_gated(request),
+        document=b"" if plan.document is None else build_document(raw, plan.document),
     )
     given = request.headers.get(_REQUEST_ID, [])
     request_id = given[0] if len(given) == 1 else request.scalars.get(_HTTP_ID, b"")

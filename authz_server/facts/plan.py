@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from authz_server.facts.input_paths import InputPaths
+
 _HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 
 
@@ -37,6 +39,8 @@ class Plan:
         signals: lower-case names of request headers that tell what the call does.
         jwt_payload: the name under which Envoy's jwt_authn filter leaves the claims of
             a token that it verified; empty for none.
+        document: what of opa-envoy-plugin's input document is kept, for a policy that
+            is written for it; None for no such document.
         json_models: for an HTTP path without its query, the top-level key of its JSON
             body whose value is kept, as field 1.
         outlines: for a gRPC path, which fields of its one request message are kept. A
@@ -49,6 +53,7 @@ class Plan:
     jwt_payload: str = ""
     outlines: Mapping[bytes, Outline] = field(default_factory=dict)
     json_models: Mapping[bytes, str] = field(default_factory=dict)
+    document: InputPaths | None = None
 
     def __post_init__(self) -> None:
         for name in (*self.headers, *self.credentials, *self.signals):

@@ -46,7 +46,7 @@ def payload_in(raw: bytes, name: str) -> bytes:
     Raises:
         RequestError: if `raw` is no well-formed Struct, or the value is no object.
     """
-    value = _object(raw, 0, len(raw), 0).get(name)
+    value = read_struct(raw, 0, len(raw)).get(name)
     if value is None:
         return b""
     if not isinstance(value, dict):
@@ -60,11 +60,16 @@ def text_in(raw: bytes, name: str) -> str:
     Raises:
         RequestError: if `raw` is no well-formed Struct.
     """
-    value = _object(raw, 0, len(raw), 0).get(name)
+    value = read_struct(raw, 0, len(raw)).get(name)
     return value if isinstance(value, str) else ""
 
 
-def _object(raw: bytes, start: int, end: int, depth: int) -> dict[str, Any]:
+def read_struct(raw: bytes, start: int, end: int, depth: int = 0) -> dict[str, Any]:
+    """Return the Struct between `start` and `end` of `raw`.
+
+    Raises:
+        RequestError: if it is no well-formed one, or nested too deeply.
+    """
     if depth > _MAX_DEPTH:
         raise RequestError("metadata is nested too deeply")
     found: dict[str, Any] = {}
@@ -104,7 +109,7 @@ def _value(raw: bytes, start: int, end: int, depth: int) -> object:
     if kind == _STRING:
         return _text(raw[begin:stop])
     if kind == _STRUCT:
-        return _object(raw, begin, stop, depth + 1)
+        return read_struct(raw, begin, stop, depth + 1)
     return _list(raw, begin, stop, depth + 1)
 
 

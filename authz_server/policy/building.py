@@ -34,6 +34,7 @@ SHIPPED_BUNDLE: Final = REGO_DIR / "bundle.tar.gz"
 MAX_WASM_BYTES: Final = 64 * 1024 * 1024
 
 _WASM_MEMBER: Final = "/policy.wasm"
+_PLAN_MEMBER: Final = "/plan.json"
 _TIMEOUT_S: Final = 120.0
 _HOW_TO_GET_OPA: Final = (
     f"get it with 'go install github.com/open-policy-agent/opa@v{OPA_VERSION}' or "
@@ -92,19 +93,41 @@ def build_bundle(
         SetupError: if OPA cannot be run, or `out` cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="authz-server-build-") as folder:
-        stage = Path(folder, "stage")
-        stage_sources(sources, stage)
-        built = Path(folder, "bundle.tar.gz")
-        output = _run(
-            [
-                *(str(opa), "build", "--target", "wasm", "--entrypoint", entrypoint),
-                *("--ignore", "*_test.rego", "--output", str(built), "."),
-            ],
-            cwd=stage,
-        )
-        if output.returncode != 0:
-            raise PolicyError(f"OPA cannot build the policy:\n{_said(output)}")
-        replace_file(built, out)
+        replace_file(_built(sources, entrypoint, "wasm", Path(folder), opa), out)
+
+
+def build_plan(sources: Sequence[Path], entrypoint: str, opa: Path) -> bytes:
+    """Return the plan of `sources` for `entrypoint`, of which OPA makes the Wasm.
+
+    Args:
+        sources: as for `build_bundle`.
+
+    Raises:
+        PolicyError: if OPA refuses the sources; the message is OPA's.
+        SetupError: if OPA cannot be run.
+    """
+    with tempfile.TemporaryDirectory(prefix="authz-server-plan-") as folder:
+        bundle = _built(sources, entrypoint, "plan", Path(folder), opa)
+        return _member(bundle, _PLAN_MEMBER)
+
+
+def _built(
+    sources: Sequence[Path], entrypoint: str, target: str, folder: Path, opa: Path
+) -> Path:
+    """Return where in `folder` a bundle of `sources` for `target` now lies."""
+    stage = folder / "stage"
+    stage_sources(sources, stage)
+    built = folder / "bundle.tar.gz"
+    output = _run(
+        [
+            *(str(opa), "build", "--target", target, "--entrypoint", entrypoint),
+            *("--ignore", "*_test.rego", "--output", str(built), "."),
+        ],
+        cwd=stage,
+    )
+    if output.returncode != 0:
+        raise PolicyError(f"OPA cannot build the policy:\n{_said(output)}")
+    return built
 
 
 def replace_file(new: Path, out: Path) -> None:
@@ -179,21 +202,14 @@ def read_wasm(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             head = file.read(4)
-        if head == b"\0asm":
-            return _bounded(path.read_bytes(), path)
-        with tarfile.open(path, mode="r:gz") as bundle:
-            for member in bundle:
-                if "/" + member.name.lstrip("/") != _WASM_MEMBER:
-                    continue
-                content = bundle.extractfile(member)
-                if content is not None:
-                    with content:
-                        return _bounded(content.read(MAX_WASM_BYTES + 1), path)
+        wasm = path.read_bytes() if head == b"\0asm" else _member(path, _WASM_MEMBER)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise PolicyError(
             f"cannot read a policy bundle from {path}: {error}"
         ) from error
-    raise PolicyError(f"bundle {path} has no {_WASM_MEMBER}: build it with target wasm")
+    if len(wasm) > MAX_WASM_BYTES:
+        raise PolicyError(f"the Wasm in {path} is larger than {MAX_WASM_BYTES} bytes")
+    return wasm
 
 
 def shipped_wasm() -> bytes:
@@ -205,10 +221,20 @@ def shipped_wasm() -> bytes:
     return read_wasm(SHIPPED_BUNDLE)
 
 
-def _bounded(wasm: bytes, path: Path) -> bytes:
-    if len(wasm) > MAX_WASM_BYTES:
-        raise PolicyError(f"the Wasm in {path} is larger than {MAX_WASM_BYTES} bytes")
-    return wasm
+def _member(bundle: Path, name: str) -> bytes:
+    """Return what bundle `bundle` has under `name`, or a little more than allowed."""
+    with tarfile.open(bundle, mode="r:gz") as members:
+        for member in members:
+            if "/" + member.name.lstrip("/") != name:
+                continue
+            content = members.extractfile(member)
+            if content is not None:
+                with content:
+                    return content.read(MAX_WASM_BYTES + 1)
+    raise PolicyError(
+        f"bundle {bundle} has no {name}: build it with target "
+        f"{'wasm' if name == _WASM_MEMBER else 'plan'}"
+    )
 
 
 def _run(

@@ -9,8 +9,27 @@ from authz_server.facts import Facts
 from authz_server.identity.identify import Identity
 from authz_server.operations.operation import Operation
 from authz_server.policy.engine import Verdict
+from authz_server.policy.envoy_decision import read_decision
+from authz_server.policy.in_force import LoadedPolicy, OpaEnvoyPolicy
 from authz_server.policy.question import build_question
-from authz_server.policy.store import LoadedPolicy
+from authz_server.response import Passage, Refusal
+
+
+def judge_document(
+    policy: OpaEnvoyPolicy, document: bytes
+) -> tuple[Passage | Refusal, float | None]:
+    """Return the ruling of a policy of opa-envoy-plugin's form, and for how long.
+
+    The time is in seconds, None for no bound. What the policy saw is all of `document`,
+    so the same document gets the same ruling; unless it has looked at the clock. Where
+    it may see what no two requests have in common, remembering would be of no use.
+
+    Raises:
+        PolicyError: as `Engine.ask`, and for what is no decision.
+    """
+    result, is_fixed = policy.engine.ask(document)
+    is_lasting = is_fixed and not policy.reads.is_volatile
+    return read_decision(result), None if is_lasting else 0.0
 
 
 def judge(

@@ -3,11 +3,21 @@ import re
 
 import pytest
 from checks import is_allowed, reason_of
+from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.service.auth import v3 as auth
 from parts import REPOSITORY
 
 from authz_server.errors import Reason
-from authz_server.response import RequestChanges, allow, deny, prepare
+from authz_server.response import (
+    Passage,
+    Refusal,
+    RequestChanges,
+    allow,
+    allow_as,
+    deny,
+    deny_as,
+    prepare,
+)
 
 
 def denied(reason: Reason, *, is_grpc: bool) -> auth.DeniedHttpResponse:
@@ -118,3 +128,80 @@ def test_each_sections_reasons_have_its_status(section: str) -> None:
         # What the server itself lacks is its own trouble, wherever it shows.
         expected = 503 if code.endswith("_unavailable") else STATUSES[section]
         assert int(status.code) == expected, code
+
+
+def headers_of(options: list[core.HeaderValueOption]) -> list[tuple[str, str, str]]:
+    return [
+        (option.header.key, option.header.value, option.append_action.name)
+        for option in options
+        if option.header is not None
+    ]
+
+
+OVERWRITES, ADDS = "OVERWRITE_IF_EXISTS_OR_ADD", "APPEND_IF_EXISTS_OR_ADD"
+
+
+def test_a_policy_can_let_a_request_through_with_changes() -> None:
+    answer = allow_as(
+        Passage(
+            headers=(("x-user", "ann"),),
+            remove=("authorization",),
+            response_headers=(("set-cookie", "a"), ("set-cookie", "b")),
+            query_set=(("q", "1"),),
+            query_remove=("token",),
+            metadata='{"a":[1,null,{"b":true}],"c":"x"}',
+        )
+    )
+    assert is_allowed(answer)
+    response = auth.CheckResponse.parse(answer)
+    assert response.denied_response is None
+    passed = response.ok_response
+    assert passed is not None
+    assert headers_of(passed.headers) == [("x-user", "ann", OVERWRITES)]
+    assert passed.headers_to_remove == ["authorization"]
+    assert headers_of(passed.response_headers_to_add) == [
+        ("set-cookie", "a", ADDS),
+        ("set-cookie", "b", ADDS),
+    ]
+    assert [(each.key, each.value) for each in passed.query_parameters_to_set] == [
+        ("q", "1")
+    ]
+    assert passed.query_parameters_to_remove == ["token"]
+    assert response.dynamic_metadata is not None
+    assert response.dynamic_metadata.to_dict() == {
+        "a": [1, None, {"b": True}],
+        "c": "x",
+    }
+
+
+def test_what_a_policy_wants_nothing_of_is_a_plain_allow() -> None:
+    assert allow_as(Passage()) == allow()
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, 7), (401, 16), (302, 7), (503, 7)])
+def test_a_policy_can_refuse_a_request_in_its_own_words(status: int, code: int) -> None:
+    answer = deny_as(
+        Refusal(status, (("location", "/login"),), "go away", '{"a":1}'),
+        Reason.NOT_GRANTED,
+    )
+    assert not is_allowed(answer)
+    assert reason_of(answer) == Reason.NOT_GRANTED
+    response = auth.CheckResponse.parse(answer)
+    assert response.status is not None
+    assert response.status.code == code
+    refused = response.denied_response
+    assert refused is not None
+    assert refused.status is not None
+    assert int(refused.status.code) == status
+    assert refused.body == "go away"
+    assert ("location", "/login", ADDS) in headers_of(refused.headers)
+    assert response.dynamic_metadata is not None
+    assert response.dynamic_metadata.to_dict() == {"a": 1}
+
+
+def test_no_refusal_says_that_all_is_well() -> None:
+    for status in range(-1, 700):
+        if 300 <= status < 600:
+            continue
+        with pytest.raises(ValueError, match="no HTTP status for a denial"):
+            Refusal(status)
