@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 from authz_server.audit import Sink
 from authz_server.cache import DecisionCache
 from authz_server.clock import system_clock
-from authz_server.config import Config, Identity
+from authz_server.config import Config, Distribution, Identity
 from authz_server.config.identity_contradictions import ENVOY
+from authz_server.config.policy_contradictions import OPA_ENVOY_FORM
 from authz_server.facts import Plan
 from authz_server.facts.gated_call import ENCODING
+from authz_server.facts.input_paths import InputPaths
 from authz_server.fetch import web_context
 from authz_server.identity.bundle_files import BundleFiles
 from authz_server.identity.certificate import Leaf
@@ -41,34 +44,163 @@ from authz_server.pipeline import (
     Settings,
 )
 from authz_server.policy.building import read_wasm, shipped_wasm
+from authz_server.policy.bundles.bundle import Bundle
+from authz_server.policy.bundles.content import access_policy, opa_envoy_policy
+from authz_server.policy.bundles.kept import KeptBundle
+from authz_server.policy.bundles.object_store import object_url, signing_headers
+from authz_server.policy.bundles.reporting import Reporter
+from authz_server.policy.bundles.signature import Signers
+from authz_server.policy.bundles.source import (
+    BundleSource,
+    FileSource,
+    WebSource,
+    WebTerms,
+    bearer_headers,
+)
+from authz_server.policy.bundles.status import Status
+from authz_server.policy.bundles.store import BundleStore, Terms
+from authz_server.policy.document import PolicyReader
 from authz_server.policy.engine import Verdict
+from authz_server.policy.in_force import (
+    AnyPolicy,
+    InForce,
+    Material,
+    OpaEnvoyMaterial,
+)
 from authz_server.policy.model import AccessPolicy, Group
 from authz_server.policy.shadow import Decided, Shadow
-from authz_server.policy.store import LoadedPolicy, PolicyStore
+from authz_server.policy.store import PolicyStore
 from authz_server.response import prepare
 from authz_server.second_lock import SecondLock
 
 
 def open_policies(
-    config: Config, on_change: Callable[[LoadedPolicy], None] | None = None
-) -> PolicyStore:
+    config: Config,
+    on_change: Callable[[AnyPolicy], None] | None = None,
+    on_status: Callable[[Status], None] | None = None,
+) -> PolicyStore | BundleStore:
     """Return the store of the configured policy; nothing is loaded yet.
 
     Args:
         on_change: told of every policy that comes into force.
+        on_status: told how the distribution of the policy goes, if it is distributed.
 
     Raises:
+        ConfigError: if a file or library that is needed for it cannot be had.
         PolicyError: if an own bundle is configured and has no Wasm.
     """
-    bundle = config.policy.bundle
-    module = read_wasm(Path(bundle)) if bundle else shipped_wasm()
+    if config.distribution.url:
+        return _open_bundles(config, on_change, on_status)
+    return _open_file(config, on_change)
+
+
+def _open_file(
+    config: Config, on_change: Callable[[AnyPolicy], None] | None = None
+) -> PolicyStore:
     return PolicyStore(
         Path(config.policy.file),
-        module,
+        _own_rego(config),
         timeout_s=config.limits.deadline_s,
         instances=config.policy.instances,
         on_change=on_change,
     )
+
+
+def _own_rego(config: Config) -> bytes:
+    bundle = config.policy.bundle
+    return read_wasm(Path(bundle)) if bundle else shipped_wasm()
+
+
+def load_now(policies: PolicyStore | BundleStore) -> bool:
+    """Load the newest policy, for one use; return whether it is in force."""
+    if isinstance(policies, BundleStore):
+        return policies.ask()
+    return policies.reload()
+
+
+def _open_bundles(
+    config: Config,
+    on_change: Callable[[AnyPolicy], None] | None,
+    on_status: Callable[[Status], None] | None,
+) -> BundleStore:
+    distribution = config.distribution
+    signers = Signers(
+        {key_id: Path(file) for key_id, file in distribution.keys.items()},
+        distribution.scope,
+    )
+    return BundleStore(
+        _open_source(distribution),
+        InForce(
+            timeout_s=config.limits.deadline_s,
+            instances=config.policy.instances,
+            on_change=on_change,
+        ),
+        Terms(
+            name=distribution.name,
+            open=_opener(config),
+            max_bytes=distribution.max_bytes,
+            signers=signers if distribution.keys else None,
+            interval_s=distribution.poll_s
+            if "://" in distribution.url
+            else config.policy.reload_interval_s,
+            max_age_s=distribution.max_age_s or math.inf,
+        ),
+        KeptBundle(Path(distribution.keep)) if distribution.keep else None,
+        clock=system_clock,
+        on_status=on_status,
+    )
+
+
+def _opener(config: Config) -> Callable[[Bundle], Material | OpaEnvoyMaterial]:
+    """Return what takes the configured form of policy out of a bundle."""
+    if config.policy.form == OPA_ENVOY_FORM:
+        reads = config.policy.reads
+        declared = InputPaths.parse(reads) if reads else None
+        return lambda bundle: opa_envoy_policy(bundle, declared)
+    wasm, reader = _own_rego(config), PolicyReader()
+    return lambda bundle: access_policy(bundle, wasm, reader)
+
+
+def _open_source(distribution: Distribution) -> BundleSource:
+    url, region = distribution.url, distribution.s3_region
+    if "://" not in url:
+        return FileSource(Path(url), distribution.max_bytes)
+    headers = bearer_headers(distribution.token)
+    if url.startswith("s3://"):
+        url = object_url(url, distribution.s3_endpoint, region)
+        headers = signing_headers(url, region)
+    return WebSource(
+        url,
+        _web_tls(url, distribution),
+        WebTerms(
+            max_bytes=distribution.max_bytes,
+            timeout_s=distribution.timeout_s,
+            wait_s=distribution.wait_s,
+            wants_deltas=not distribution.keys,
+        ),
+        headers,
+    )
+
+
+def open_reporter(config: Config) -> Reporter | None:
+    """Return what reports the distribution's status; None if nobody wants to know.
+
+    Raises:
+        ConfigError: if a file of CAs cannot be read.
+    """
+    distribution = config.distribution
+    url = distribution.status_url
+    if not url:
+        return None
+    return Reporter(
+        url, _web_tls(url, distribution), bearer_headers(distribution.token)
+    )
+
+
+def _web_tls(url: str, distribution: Distribution) -> ssl.SSLContext | None:
+    if url.startswith("http://"):
+        return None
+    return web_context(Path(distribution.web_ca) if distribution.web_ca else None)
 
 
 @contextlib.contextmanager
@@ -88,7 +220,7 @@ def open_shadow(config: Config) -> Iterator[tuple[PolicyStore, Shadow] | None]:
         bundle=config.policy.shadow_bundle or config.policy.bundle,
         instances=1,
     )
-    candidates = open_policies(replace(config, policy=policy))
+    candidates = _open_file(replace(config, policy=policy))
     with contextlib.closing(
         Shadow(candidates, Path(config.policy.shadow_report))
     ) as shadow:

@@ -21,12 +21,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from authz_server.assembly import open_identities, open_policies
+from authz_server.assembly import load_now, open_identities, open_policies
 from authz_server.clock import system_clock
 from authz_server.config import Config
 from authz_server.errors import AuthzError, PolicyError, Reason, SvidError
 from authz_server.identity.certificate import read_leaf
 from authz_server.identity.sources import IdentitySources
+from authz_server.policy.in_force import LoadedPolicy
 from authz_server.policy.model import AccessPolicy
 from authz_server.response import REASON_HEADER
 
@@ -176,13 +177,16 @@ class _Examination:
         except PolicyError as error:
             raise BrokenLinkError(str(error), "build the bundle again") from error
         with contextlib.closing(policies):
-            if not policies.reload() or policies.current is None:
+            if not load_now(policies) or policies.current is None:
                 raise BrokenLinkError(
                     str(policies.error),
                     "authz-server policy check FILE names every fault",
                 )
-            self._policy = policies.current.policy
-            return f"{self._policy.name}, revision {policies.current.revision}"
+            current = policies.current
+            if not isinstance(current, LoadedPolicy):
+                return f"Rego for opa-envoy-plugin, revision {current.revision}"
+            self._policy = current.policy
+            return f"{self._policy.name}, revision {current.revision}"
 
     def _reach_agent(self) -> str:
         self._identities.reload()

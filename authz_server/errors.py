@@ -84,6 +84,8 @@ class Reason(enum.StrEnum):
     """A role gives it, and a denial of the policy takes it."""
     POLICY_UNAVAILABLE = "policy_unavailable"
     """No policy has been loaded yet."""
+    POLICY_STALE = "policy_stale"
+    """The policy was not confirmed to be the newest for longer than allowed."""
     POLICY_ERROR = "policy_error"
     POLICY_UNDEFINED = "policy_undefined"
     POLICY_RESULT_INVALID = "policy_result_invalid"

@@ -1,4 +1,4 @@
-"""One document over HTTPS within bounds, and a thread that asks again and again.
+"""One exchange over HTTP within bounds, and a thread that asks again and again.
 
 It knows nothing of what it fetches, and makes nobody trusted: who the server has to be
 is the caller's to say, by the TLS context and by `accept`.
@@ -14,15 +14,16 @@ import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Self, cast
 
 from authz_server.errors import FetchError
 
-_HTTPS_PORT: Final = 443
+_PORTS: Final = {"https": 443, "http": 80}
+_CHUNK: Final = 64 * 1024
 
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
@@ -63,6 +64,47 @@ def web_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a server.
+
+    Attributes:
+        headers: by name, beside those that every request has.
+    """
+
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+GET: Final = Request()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        headers: by lower-case name.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class CutOffError(FetchError):
+    """The link was lost amid the body.
+
+    Attributes:
+        answer: what had come by then.
+    """
+
+    def __init__(self, message: str, answer: Answer) -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
 def fetch(
     url: str,
     tls: ssl.SSLContext,
@@ -71,7 +113,28 @@ def fetch(
     timeout_s: float,
     accept: Callable[[bytes], None] | None = None,
 ) -> bytes:
-    """Return the body that `url` answers a GET with.
+    """Return the body that `url` answers a GET with, over HTTPS; see `exchange`.
+
+    Raises:
+        FetchError: if there is no such body; names the URL without its query.
+        ValueError: if `tls` and `accept` would let anybody be the server.
+    """
+    return exchange(
+        url, tls, max_bytes=max_bytes, timeout_s=timeout_s, accept=accept
+    ).body
+
+
+def exchange(
+    url: str,
+    tls: ssl.SSLContext | None,
+    request: Request = GET,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    statuses: Collection[int] = (HTTPStatus.OK,),
+    accept: Callable[[bytes], None] | None = None,
+) -> Answer:
+    """Return what `url` answers.
 
     Redirects are not followed. A SPIFFE bundle's client may refuse them (SPIFFE
     Federation §7.5.1), and has reason to: whoever can make the server answer once
@@ -83,33 +146,36 @@ def fetch(
 
     Args:
         tls: has to demand a certificate, and to check the host name unless `accept`
-            checks whose it is.
+            checks whose it is. None for ``http://``, where anybody may be the server:
+            only for what proves itself, or for this machine.
+        max_bytes: of the body.
         timeout_s: for connecting, handshake and answer together, however slowly that
             drips in.
+        statuses: that are an answer; all others are an error.
         accept: gets the server's leaf certificate as DER before anything is sent; what
             it raises ends the exchange.
 
     Raises:
-        FetchError: if there is no such body; names the URL without its query.
-        ValueError: if `tls` and `accept` would let anybody be the server.
+        FetchError: if there is no such answer; names the URL without its query. It is a
+            `CutOffError` if some of the body had come.
+        ValueError: if `tls` and `accept` would let anybody be the server, or `accept`
+            would have nothing to judge.
     """
-    if tls.verify_mode is not ssl.CERT_REQUIRED or not (tls.check_hostname or accept):
+    if tls is None and accept is not None:
+        raise ValueError("without TLS nobody shows a certificate")
+    if tls is not None and (
+        tls.verify_mode is not ssl.CERT_REQUIRED or not (tls.check_hostname or accept)
+    ):
         raise ValueError("nothing would tell who the server is")
-    place = _Place.parse(url)
+    place = _Place.parse(url, "http" if tls is None else "https")
     deadline = _Deadline(time.monotonic() + timeout_s)
     try:
-        with (
-            _connect(place, deadline) as plain,
-            # A connection that ends without a close_notify was cut off, by anybody.
-            tls.wrap_socket(
-                plain, server_hostname=place.host, suppress_ragged_eofs=False
-            ) as sock,
-        ):
-            if accept is not None:
+        with _connect(place, deadline) as plain, _secured(plain, tls, place) as sock:
+            if accept is not None and isinstance(sock, ssl.SSLSocket):
                 accept(sock.getpeercert(binary_form=True) or b"")
             sock.settimeout(deadline.left_s())
-            sock.sendall(place.request())
-            return _body(_answer(sock, deadline), max_bytes)
+            sock.sendall(place.request(request))
+            return _answer(sock, request.method, deadline, statuses, max_bytes)
     except TimeoutError as error:
         raise FetchError(
             f"{place}: no complete answer within {timeout_s:g} s"
@@ -124,6 +190,13 @@ def fetch(
         raise FetchError(
             f"{place}: its answer is no HTTP ({type(error).__name__})"
         ) from error
+    except _CutOffError as error:
+        why = (
+            f"no complete answer within {timeout_s:g} s"
+            if isinstance(error.__cause__, TimeoutError)
+            else "its answer ends too early"
+        )
+        raise CutOffError(f"{place}: {why}", error.answer) from error
     except _UnusableError as error:
         raise FetchError(f"{place}: {error}") from error
 
@@ -194,6 +267,12 @@ class _UnusableError(Exception):
     """The server answered in HTTP, but not with a document."""
 
 
+class _CutOffError(Exception):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """A URL taken apart.
@@ -203,17 +282,18 @@ class _Place:
         target: path and query, for the request line.
     """
 
+    scheme: str
     host: str
     port: int
     authority: str
     target: str
 
     @classmethod
-    def parse(cls, url: str) -> Self:
+    def parse(cls, url: str, scheme: str) -> Self:
         """Return the parts of `url`.
 
         Raises:
-            FetchError: if it is no HTTPS URL without user info and fragment. The
+            FetchError: if it is no URL of `scheme` without user info and fragment. The
                 message quotes none of it: there may be a password in it.
         """
         # First of all: urlsplit removes some control characters without a word, and
@@ -226,28 +306,47 @@ class _Place:
             host.encode("idna")  # what the look-up will do: are the labels possible?
         except ValueError as error:
             raise FetchError("a URL has an impossible host or port") from error
-        if parts.scheme != "https":
-            raise FetchError("a URL does not begin with https://")
+        if parts.scheme != scheme:
+            raise FetchError(f"a URL does not begin with {scheme}://")
         if "@" in parts.netloc:
             # SPIFFE Federation §5.2.1.1 and §5.2.2.1.
             raise FetchError("a URL holds user info; leave out what is before the '@'")
         if not host or port == 0 or "#" in url:
             raise FetchError("a URL has no host, port 0, or a fragment ('#')")
         query = f"?{parts.query}" if parts.query else ""
-        return cls(host, port or _HTTPS_PORT, parts.netloc, (parts.path or "/") + query)
+        return cls(
+            scheme=scheme,
+            host=host,
+            port=port or _PORTS[scheme],
+            authority=parts.netloc,
+            target=(parts.path or "/") + query,
+        )
 
     def __str__(self) -> str:
-        return f"https://{self.authority}{self.target.partition('?')[0]}"
+        return f"{self.scheme}://{self.authority}{self.target.partition('?')[0]}"
 
-    def request(self) -> bytes:
-        """Return the whole request (RFC 9112 §3)."""
-        return (
-            f"GET {self.target} HTTP/1.1\r\n"
-            f"Host: {self.authority}\r\n"
-            "Accept-Encoding: identity\r\n"
-            "Connection: close\r\n"
-            "User-Agent: authz-server\r\n\r\n"
-        ).encode("ascii")
+    def request(self, request: Request) -> bytes:
+        """Return the whole request (RFC 9112 §3).
+
+        Raises:
+            FetchError: if a header has a character that none can have.
+        """
+        headers = {
+            "Host": self.authority,
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            "User-Agent": "authz-server",
+            **request.headers,
+        }
+        if request.body:
+            headers["Content-Length"] = str(len(request.body))
+        for name, value in headers.items():
+            # RFC 9110 §5.5. Its value is not told: it may be a password.
+            if not all(" " <= character <= "~" for character in value):
+                raise FetchError(f"header {name} would have an impossible character")
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        line = f"{request.method} {self.target} HTTP/1.1\r\n"
+        return f"{line}{head}\r\n".encode("ascii") + request.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +373,7 @@ class _TimedReader(io.RawIOBase):
     A socket's own timeout begins anew with each byte.
     """
 
-    def __init__(self, sock: ssl.SSLSocket, deadline: _Deadline) -> None:
+    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
         self._sock = sock
         self._deadline = deadline
 
@@ -310,30 +409,70 @@ def _connect(place: _Place, deadline: _Deadline) -> socket.socket:
     raise problem
 
 
-def _answer(sock: ssl.SSLSocket, deadline: _Deadline) -> http.client.HTTPResponse:
+def _secured(
+    plain: socket.socket, tls: ssl.SSLContext | None, place: _Place
+) -> socket.socket:
+    if tls is None:
+        return plain
+    # A connection that ends without a close_notify was cut off, by anybody.
+    return tls.wrap_socket(
+        plain, server_hostname=place.host, suppress_ragged_eofs=False
+    )
+
+
+def _answer(
+    sock: socket.socket,
+    method: str,
+    deadline: _Deadline,
+    statuses: Collection[int],
+    max_bytes: int,
+) -> Answer:
     reader = cast(socket.socket, _TimedReader(sock, deadline))  # noqa: TC006
-    response = http.client.HTTPResponse(reader, method="GET")
-    response.begin()
-    return response
+    with http.client.HTTPResponse(reader, method=method) as response:
+        response.begin()
+        if response.status not in statuses:
+            raise _refusal(response.status, statuses)
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        body = b"".join(_chunks(response, headers, max_bytes))
+        return Answer(response.status, headers, body)
 
 
-def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    with response:
-        if response.status // 100 == HTTPStatus.MULTIPLE_CHOICES // 100:
-            raise _UnusableError(
-                f"answers with a redirect ({response.status}), which is not followed; "
-                "configure the address that it leads to"
-            )
-        if response.status != HTTPStatus.OK:
-            raise _UnusableError(
-                f"answers with status {response.status} instead of 200"
-            )
-        body = response.read(max_bytes + 1)
-        if len(body) > max_bytes:
+def _refusal(status: int, statuses: Collection[int]) -> _UnusableError:
+    is_redirect = status // 100 == HTTPStatus.MULTIPLE_CHOICES // 100
+    if is_redirect and status != HTTPStatus.NOT_MODIFIED:
+        return _UnusableError(
+            f"answers with a redirect ({status}), which is not followed; "
+            "configure the address that it leads to"
+        )
+    expected = " or ".join(str(int(known)) for known in sorted(statuses))
+    return _UnusableError(f"answers with status {status} instead of {expected}")
+
+
+def _chunks(
+    response: http.client.HTTPResponse, headers: Mapping[str, str], max_bytes: int
+) -> Iterator[bytes]:
+    """Yield the body as it comes.
+
+    Raises:
+        _CutOffError: if it ends before it is over.
+    """
+    came: list[bytes] = []
+    size = 0
+    while True:
+        try:
+            chunk = response.read1(_CHUNK)
+        except (OSError, http.client.IncompleteRead) as error:
+            answer = Answer(response.status, headers, b"".join(came))
+            raise _CutOffError(answer) from error
+        if not chunk:
+            break
+        size += len(chunk)
+        if size > max_bytes:
             raise _UnusableError(f"its answer is longer than {max_bytes} bytes")
-        if response.length:  # what Content-Length promised and did not come
-            raise _UnusableError("its answer ends too early")
-        return body
+        came.append(chunk)
+        yield chunk
+    if response.length:  # what Content-Length promised and did not come
+        raise _CutOffError(Answer(response.status, headers, b"".join(came)))
 
 
 def _cause(error: OSError) -> str:

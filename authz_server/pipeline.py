@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from authz_server.audit import Occurrence, Sink, complete_event, encode_record
@@ -35,10 +36,18 @@ from authz_server.operations.classify import classify
 from authz_server.operations.operation import Operation
 from authz_server.operations.triton_grpc import is_grpc_path
 from authz_server.policy.engine import Verdict
-from authz_server.policy.judgement import judge
-from authz_server.policy.store import LoadedPolicy
+from authz_server.policy.in_force import AnyPolicy, LoadedPolicy, OpaEnvoyPolicy
+from authz_server.policy.judgement import judge, judge_document
 from authz_server.policy.time_limit import Moment
-from authz_server.response import NO_CHANGES, allow, deny, with_gate
+from authz_server.response import (
+    NO_CHANGES,
+    Passage,
+    allow,
+    allow_as,
+    deny,
+    deny_as,
+    with_gate,
+)
 from authz_server.second_lock import NO_LOCK, LockState, SecondLock
 
 _log: Final = logging.getLogger("authz_server.pipeline")
@@ -63,8 +72,12 @@ class PolicySource(Protocol):
     """Where the policy in force comes from."""
 
     @property
-    def current(self) -> LoadedPolicy | None:
+    def current(self) -> AnyPolicy | None:
         """The policy in force; None until one has been loaded."""
+
+    @property
+    def missing(self) -> Reason:
+        """Why there is none, while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,7 @@ class Check:
     key: bytes = b""
     is_recorded: bool = True
     facts: Facts | None = None
-    policy: LoadedPolicy | None = None
+    policy: AnyPolicy | None = None
     standing: IdentityState | None = None
     lock: LockState = NO_LOCK
     identity: Identity | None = None
@@ -249,15 +262,20 @@ class Pipeline:
 
     def _recall(self, check: Check, raw: bytes) -> _Outcome | None:
         """Stages 1 and 2."""
-        check.key, check.annotations = extract(raw, self._plan)
+        check.policy = policy = self._policies.current
+        plan = self._plan
+        if isinstance(policy, OpaEnvoyPolicy):
+            plan = replace(plan, document=policy.reads)
+        check.key, check.annotations = extract(raw, plan)
         return self._look_up(check)
 
     def _look_up(self, check: Check) -> _Outcome | None:
         """Stage 2."""
-        check.policy = self._policies.current
+        if check.policy is None:
+            check.policy = self._policies.current
         if check.policy is None:
             check.facts = Facts.decode(check.key)
-            raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
+            raise PolicyError("no policy is in force", self._policies.missing)
         check.standing = self._identifier.current
         check.lock = self._second_lock.current
         if check.lock.secret is None:
@@ -282,6 +300,8 @@ class Pipeline:
             raise PolicyError("no policy is loaded", Reason.POLICY_UNAVAILABLE)
         self._check_deadline(check)
         check.facts = facts = Facts.decode(check.key)
+        if isinstance(check.policy, OpaEnvoyPolicy):
+            return self._judge_document(check, facts, check.policy, check.standing)
         check.identity = self._identifier.identify(
             facts, check.policy.policy.trust_domains, check.arrived, check.standing
         )
@@ -317,6 +337,36 @@ class Pipeline:
         )
         return outcome, self._entry(check, outcome, verdict.ttl_s, moment), verdict
 
+    def _judge_document(
+        self,
+        check: Check,
+        facts: Facts,
+        policy: OpaEnvoyPolicy,
+        standing: IdentityState,
+    ) -> tuple[_Outcome, Entry | None, Verdict]:
+        """Stages 3, 5 and 6 for a policy that is written for opa-envoy-plugin.
+
+        It classes the call itself, and may allow a caller that shows no certificate.
+        One that shows some identity has to prove it.
+        """
+        if facts.principal or facts.certificate:
+            check.identity = self._identifier.identify(
+                facts, None, check.arrived, standing
+            )
+        ruling, ttl_s = judge_document(policy, facts.document)
+        self._check_deadline(check)
+        is_allowed = isinstance(ruling, Passage)
+        reason = Reason.GRANTED if is_allowed else Reason.NOT_GRANTED
+        outcome = _Outcome(
+            allow_as(ruling)
+            if isinstance(ruling, Passage)
+            else deny_as(ruling, reason),
+            _record_of(check, reason, role="", allowed=is_allowed),
+            reason,
+        )
+        verdict = Verdict(allow=is_allowed, reason=reason, role="", ttl_s=ttl_s)
+        return outcome, self._entry(check, outcome, ttl_s, Moment()), verdict
+
     def _check_deadline(self, check: Check) -> None:
         if self._clock().steady_s - check.arrived.steady_s > self._settings.deadline_s:
             raise PolicyError("the decision came too late", Reason.DEADLINE_EXCEEDED)
@@ -325,21 +375,22 @@ class Pipeline:
         self, check: Check, outcome: _Outcome, ttl_s: float | None, moment: Moment
     ) -> Entry | None:
         """Stage 7. Only what the policy itself decided gets here, never an error."""
-        if check.identity is None:
-            return None
         ttl_s = (
             self._settings.ttl_s if ttl_s is None else min(ttl_s, self._settings.ttl_s)
         )
         if ttl_s <= 0:
             return None
+        since_s, until_s = -math.inf, math.inf
+        if check.identity is not None:
+            since_s, until_s = check.identity.valid_from_s, check.identity.valid_until_s
         return Entry(
             response=outcome.response,
             record=outcome.record,
             reason=outcome.reason,
             revision=_revision_of(check),
             expires_s=check.arrived.steady_s + ttl_s,
-            valid_from_s=max(check.identity.valid_from_s, moment.since_s),
-            valid_until_s=min(check.identity.valid_until_s, moment.last_s),
+            valid_from_s=max(since_s, moment.since_s),
+            valid_until_s=min(until_s, moment.last_s),
         )
 
     def _refusal(self, check: Check, reason: Reason) -> _Outcome:

@@ -71,6 +71,8 @@ class HttpsEndpoint:
         requests: path and headers of each request.
         connections: how many TCP connections were accepted.
         stopping: is set when the server is to let go of everybody.
+        bodies: what was posted.
+        scheme: ``https``, or ``http`` for a server without TLS.
     """
 
     port: int
@@ -78,10 +80,12 @@ class HttpsEndpoint:
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     connections: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+    bodies: list[bytes] = field(default_factory=list)
+    scheme: str = "https"
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}/bundle"
+        return f"{self.scheme}://localhost:{self.port}/bundle"
 
     def drip(self, interval_s: float = 0.02) -> Respond:
         """Return a response that takes seconds and never pauses for long."""
@@ -107,12 +111,15 @@ class HttpsEndpoint:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     endpoint: HttpsEndpoint
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | None = None
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         # In the connection's own thread: a client that does not shake hands holds up
         # nobody.
         self.endpoint.connections += 1
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
         with self.tls.wrap_socket(request, server_side=True) as sock:
             super().finish_request(sock, client_address)
 
@@ -128,6 +135,11 @@ class _Handler(Handler):
         endpoint.requests.append((self.path, dict(self.headers)))
         endpoint.respond(self)
 
+    def do_POST(self) -> None:  # noqa: N802
+        length = int(self.headers["Content-Length"])
+        self.server.endpoint.bodies.append(self.rfile.read(length))
+        self.do_GET()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Log nothing."""
 
@@ -140,6 +152,20 @@ def https_endpoint(folder: Path, svid: Svid, port: int = 0) -> Iterator[HttpsEnd
         write_svid(folder, f"endpoint-{svid.certificate.serial_number}", svid)
     stem = folder / f"endpoint-{svid.certificate.serial_number}"
     tls.load_cert_chain(f"{stem}.crt", f"{stem}.key")
+    with _running(tls, port) as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def http_endpoint() -> Iterator[HttpsEndpoint]:
+    """Yield a running server without TLS."""
+    with _running(None, 0) as endpoint:
+        endpoint.scheme = "http"
+        yield endpoint
+
+
+@contextlib.contextmanager
+def _running(tls: ssl.SSLContext | None, port: int) -> Iterator[HttpsEndpoint]:
     with _Server(("127.0.0.1", port), _Handler) as server:
         server.tls = tls
         server.endpoint = HttpsEndpoint(server.server_address[1])

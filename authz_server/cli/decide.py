@@ -53,12 +53,17 @@ class _Capture:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each request; 0 if all were allowed."""
-    from authz_server.assembly import build_pipeline, open_identities, open_policies
+    from authz_server.assembly import (
+        build_pipeline,
+        load_now,
+        open_identities,
+        open_policies,
+    )
 
     config = config_from(args)
     policies = open_policies(config)
     try:
-        if not policies.reload():
+        if not load_now(policies):
             raise PolicyError(policies.error or "the policy cannot be loaded")
         identities = open_identities(config)
         identities.reload()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from authz_server.cli import (
+    policy_bundle,
     policy_diff,
     policy_explain,
     policy_learn,
@@ -70,13 +71,20 @@ def add_parser(
         help="your own Rego, instead of the shipped policy",
     )
     build.add_argument(
+        "--form",
+        choices=("access", "opa-envoy"),
+        default="access",
+        help="opa-envoy: Rego that is written for opa-envoy-plugin",
+    )
+    build.add_argument(
         "--entrypoint",
         metavar="PATH",
-        help="the rule to ask, default authz/decision",
+        help="the rule to ask, default authz/decision, or envoy/authz/allow",
     )
     build.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
     build.set_defaults(run=run, task=_build)
 
+    policy_bundle.add_action(commands)
     policy_test.add_action(commands)
     policy_diff.add_action(commands)
     policy_explain.add_action(commands)
@@ -188,16 +196,50 @@ def _build(args: argparse.Namespace) -> int:
         raise SetupError(f"cannot write {out}: there is no folder {out.parent}")
     opa = find_opa()
     own = args.policy_dir
+    if args.form == "opa-envoy" and own is None:
+        raise SetupError("--form opa-envoy needs --policy-dir, your Rego")
     with tempfile.TemporaryDirectory(prefix="authz-server-build-") as folder:
         trial = Path(folder, "bundle.tar.gz")
         # Tried before it is delivered: what the server would refuse is no result.
-        build_bundle(
-            [LIBRARY, SHIPPED_POLICY if own is None else own],
-            args.entrypoint or ENTRYPOINT,
-            trial,
-            opa,
-        )
-        Engine(read_wasm(trial), b'{"access":{}}', timeout_s=5.0, instances=1).close()
+        if args.form == "opa-envoy":
+            reads = _build_opa_envoy(own, args.entrypoint, trial, opa)
+            print("reads:", ", ".join(reads) or "nothing of the input")
+        else:
+            build_bundle(
+                [LIBRARY, SHIPPED_POLICY if own is None else own],
+                args.entrypoint or ENTRYPOINT,
+                trial,
+                opa,
+            )
+            Engine(
+                read_wasm(trial), b'{"access":{}}', timeout_s=5.0, instances=1
+            ).close()
         replace_file(trial, out)
     print(f"wrote {out}")
     return 0
+
+
+def _build_opa_envoy(
+    own: Path, entrypoint: str | None, trial: Path, opa: Path
+) -> list[str]:
+    """Build Rego for opa-envoy-plugin; return which parts of its input it reads."""
+    import dataclasses
+
+    from authz_server.policy.building import MAX_WASM_BYTES, build_bundle, build_plan
+    from authz_server.policy.bundles.bundle import read_bundle, write_bundle
+    from authz_server.policy.bundles.content import inputs_metadata, opa_envoy_policy
+    from authz_server.policy.envoy_decision import OPA_ENVOY
+    from authz_server.policy.in_force import InForce
+    from authz_server.policy.plan_inputs import inputs_of
+
+    entrypoint = entrypoint or OPA_ENVOY.entrypoint
+    build_bundle([own], entrypoint, trial, opa)
+    reads = inputs_of(build_plan([own], entrypoint, opa))
+    built = read_bundle(trial.read_bytes(), MAX_WASM_BYTES, None)
+    manifest = dataclasses.replace(built.manifest, metadata=inputs_metadata(reads))
+    bundle = dataclasses.replace(built, manifest=manifest)
+    in_force = InForce(timeout_s=5.0, instances=1)
+    in_force.put(opa_envoy_policy(bundle, None))
+    in_force.close()
+    trial.write_bytes(write_bundle(bundle))
+    return reads.texts()

@@ -8,18 +8,23 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from authz_server import __version__
 from authz_server.config import Config, load_config, settings
 
 if TYPE_CHECKING:
     from authz_server.identity.sources import IdentitySources
     from authz_server.identity.spiffe_id import SpiffeId
     from authz_server.pipeline import Observer
+    from authz_server.policy.bundles.status import Status
+    from authz_server.policy.bundles.store import BundleStore
+    from authz_server.policy.in_force import AnyPolicy
     from authz_server.policy.shadow import Shadow
-    from authz_server.policy.store import LoadedPolicy, PolicyStore
+    from authz_server.policy.store import PolicyStore
     from authz_server.transport.tls import SvidTls, TlsFiles
 
 
@@ -76,6 +81,7 @@ async def _serve(config: Config) -> None:
         find_gaps,
         open_identities,
         open_policies,
+        open_reporter,
         open_second_lock,
         open_shadow,
         proxy_verifier,
@@ -84,6 +90,7 @@ async def _serve(config: Config) -> None:
     from authz_server.audit import FileSink
     from authz_server.clock import system_clock
     from authz_server.identity.spiffe_id import SpiffeId
+    from authz_server.policy.in_force import LoadedPolicy
     from authz_server.transport.grpc_server import GrpcServer, Health
     from authz_server.transport.peer_gate import PeerList
     from authz_server.transport.proxies import ProxyList
@@ -96,11 +103,20 @@ async def _serve(config: Config) -> None:
     log = logging.getLogger("authz_server.serve")
     listen = config.listen
 
-    def warn_of_gaps(loaded: LoadedPolicy) -> None:
-        for gap in find_gaps(loaded.policy, config):
-            log.warning("%s", gap)
+    def warn_of_gaps(loaded: AnyPolicy) -> None:
+        if isinstance(loaded, LoadedPolicy):
+            for gap in find_gaps(loaded.policy, config):
+                log.warning("%s", gap)
 
-    policies = open_policies(config, warn_of_gaps)
+    reporter = open_reporter(config)
+    labels = {"id": str(uuid.uuid4()), "version": __version__}
+    labels |= config.distribution.labels
+
+    def tell(status: Status) -> None:
+        if reporter is not None:
+            reporter.offer(status.report(labels))
+
+    policies = open_policies(config, warn_of_gaps, tell)
     identities = open_identities(config)
     second_lock = open_second_lock(config)
     proxies = list(map(SpiffeId.parse_workload, listen.tls.proxies))
@@ -108,6 +124,9 @@ async def _serve(config: Config) -> None:
     audit = FileSink(config.audit.file)
     with contextlib.ExitStack() as running:
         running.callback(audit.close)
+        if reporter is not None:
+            reporter.start()
+            running.callback(reporter.stop)
         shadow = running.enter_context(open_shadow(config))
         candidates = None if shadow is None else shadow[0]
         pipeline = build_pipeline(
@@ -115,7 +134,7 @@ async def _serve(config: Config) -> None:
             policies,
             audit,
             identities,
-            _observer(config, policies, identities, running, shadow),
+            _observer(config, policies, identities, running, shadow, labels),
             second_lock,
             onlooker=show(shadow[1]) if shadow is not None else None,
         )
@@ -181,10 +200,11 @@ def _open_tls(
 
 def _observer(
     config: Config,
-    policies: PolicyStore,
+    policies: PolicyStore | BundleStore,
     identities: IdentitySources,
     running: contextlib.ExitStack,
     shadow: tuple[PolicyStore, Shadow] | None,
+    labels: Mapping[str, str],
 ) -> Observer | None:
     """Return what counts decisions, and serve the counts; None if they are not wanted.
 
@@ -194,6 +214,7 @@ def _observer(
     if not config.listen.metrics:
         return None
     from authz_server.address import Address
+    from authz_server.policy.bundles.store import BundleStore
     from authz_server.transport.metrics import Metrics, serve_metrics
 
     store = identities.store
@@ -203,7 +224,13 @@ def _observer(
         shadow=None if shadow is None else lambda: shadow[1].counts,
     )
     address = running.enter_context(
-        serve_metrics(Address.parse(config.listen.metrics), metrics)
+        serve_metrics(
+            Address.parse(config.listen.metrics),
+            metrics,
+            (lambda: policies.status.report(labels))
+            if isinstance(policies, BundleStore)
+            else None,
+        )
     )
     logging.getLogger("authz_server.serve").info("metrics at %s", address)
     return metrics.observe

@@ -7,6 +7,9 @@ from typing import Final
 
 from authz_server.address import Address
 from authz_server.config.identity_contradictions import find_identity_contradictions
+from authz_server.config.policy_contradictions import (
+    find_policy_contradictions,
+)
 from authz_server.config.sections import (
     Config,
     Identity,
@@ -34,9 +37,7 @@ _NOT_OURS_TO_SET: Final = frozenset(
 
 def find_contradictions(config: Config) -> list[str]:
     """Return every problem, one sentence each."""
-    problems: list[str] = []
-    if not config.policy.file:
-        problems.append("policy.file: missing; name the AccessPolicy file")
+    problems = list(find_policy_contradictions(config))
     if config.log_level not in _LOG_LEVELS:
         problems.append(f"log_level: expected one of {', '.join(_LOG_LEVELS)}")
     problems += [
@@ -48,6 +49,9 @@ def find_contradictions(config: Config) -> list[str]:
             ("limits.max_pending", config.limits.max_pending),
             ("limits.workers", config.limits.workers),
             ("limits.max_message_bytes", config.limits.max_message_bytes),
+            ("distribution.poll_s", config.distribution.poll_s),
+            ("distribution.timeout_s", config.distribution.timeout_s),
+            ("distribution.max_bytes", config.distribution.max_bytes),
             (
                 "identity.max_token_lifetime_s",
                 config.identity.max_token_lifetime_s,
@@ -62,6 +66,8 @@ def find_contradictions(config: Config) -> list[str]:
             ("cache.max_bytes", config.cache.max_bytes),
             ("cache.ttl_s", config.cache.ttl_s),
             ("limits.drain_s", config.limits.drain_s),
+            ("distribution.wait_s", config.distribution.wait_s),
+            ("distribution.max_age_s", config.distribution.max_age_s),
             ("identity.max_bundle_age_s", config.identity.max_bundle_age_s),
             ("identity.users.max_key_age_s", config.identity.users.max_key_age_s),
         )

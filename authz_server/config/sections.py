@@ -51,6 +51,12 @@ class Listen:
 class Policy:
     """What is allowed."""
 
+    form: str = "access"
+    """``access`` for an AccessPolicy; ``opa-envoy`` for Rego that is written for
+    opa-envoy-plugin."""
+    reads: tuple[str, ...] = ()
+    """Of such Rego that was not built here: which parts of its input it reads. It gets
+    to see no others."""
     file: str = ""
     """The AccessPolicy, or the folder of its parts. Watched: a good change is in force
     within seconds."""
@@ -66,6 +72,51 @@ class Policy:
     """The candidate's own Rego; empty for what ``bundle`` says."""
     shadow_report: str = ""
     """File to which the differences are appended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Where the policy comes from, if not from a file of this machine: OPA bundles."""
+
+    url: str = ""
+    """``https://…``, ``http://…``, ``s3://bucket/key``, or the path of a file; empty
+    for none."""
+    name: str = "authz"
+    """What the bundle is called in status reports."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """PEM file of a public key by key ID: whose bundles are taken. Read anew for every
+    bundle."""
+    scope: str = ""
+    """What a signature has to be for; empty if it must not say."""
+    unsigned: bool = False
+    """Take bundles that nobody signed, deltas too, from whoever is at ``url``."""
+    token: str = ""
+    """File with a bearer token for the server; read anew for every request."""
+    web_ca: str = ""
+    """PEM file with CAs of the server; empty for the system's own."""
+    poll_s: float = 60.0
+    """Seconds between polls."""
+    wait_s: float = 0.0
+    """Seconds for which the server may hold a request open (long polling); 0 for not
+    at all."""
+    timeout_s: float = 30.0
+    """Seconds for one answer. What has come by then is not lost."""
+    max_bytes: int = 32 * 1024 * 1024
+    """Largest bundle."""
+    keep: str = ""
+    """Folder where the last good bundle is kept for a start without the link; empty
+    for nowhere."""
+    max_age_s: float = 0.0
+    """Seconds since a policy was last known to be the newest until it is too old, and
+    everything is denied; 0 for never."""
+    s3_endpoint: str = ""
+    """URL of an object store other than AWS's."""
+    s3_region: str = "us-east-1"
+    """Region of the bucket."""
+    status_url: str = ""
+    """Where OPA status reports are posted; empty for nowhere."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """What this server is known by in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +265,7 @@ class Config:
 
     listen: Listen = field(default_factory=Listen)
     policy: Policy = field(default_factory=Policy)
+    distribution: Distribution = field(default_factory=Distribution)
     identity: Identity = field(default_factory=Identity)
     inputs: Inputs = field(default_factory=Inputs)
     cache: Cache = field(default_factory=Cache)

@@ -64,7 +64,7 @@ class Identifier:
     def identify(
         self,
         facts: Facts,
-        trust_domains: AbstractSet[TrustDomain],
+        trust_domains: AbstractSet[TrustDomain] | None,
         now: Instant,
         state: IdentityState,
     ) -> Identity:
@@ -74,7 +74,8 @@ class Identifier:
         or a resumed session outlives it. That is why dates count on every request.
 
         Args:
-            trust_domains: whose workloads may call at all.
+            trust_domains: whose workloads may call at all; None for those of any that
+                can be verified.
             state: bundles, keys and revocations at this moment.
 
         Raises:

@@ -89,7 +89,7 @@ class Inquiry:
 
     rules: Rules
     facts: Facts
-    trust_domains: AbstractSet[TrustDomain]
+    trust_domains: AbstractSet[TrustDomain] | None
     now_s: float
     state: IdentityState
     revocations: Revocations
@@ -188,12 +188,15 @@ class Inquiry:
         return spiffe_id
 
     def _check_allowed(self, spiffe_id: SpiffeId) -> None:
-        if spiffe_id.trust_domain not in self.trust_domains:
+        if not self._is_known(spiffe_id.trust_domain):
             raise IdentityError(
                 f"trust domain {spiffe_id.trust_domain} is not the policy's",
                 Reason.TRUST_DOMAIN_UNKNOWN,
             )
         self.revocations.check_id(spiffe_id)
+
+    def _is_known(self, trust_domain: TrustDomain) -> bool:
+        return self.trust_domains is None or trust_domain in self.trust_domains
 
     def _verified(self, leaf: Leaf, chain: Chain) -> Window:
         self.revocations.check_certificate(leaf)
@@ -268,7 +271,7 @@ class Inquiry:
         return Workload(svid.spiffe_id, window)
 
     def _jwt_keys(self, trust_domain: TrustDomain) -> KeySet:
-        if trust_domain not in self.trust_domains:
+        if not self._is_known(trust_domain):
             # Not quoted: it is a claim of a token that nobody has verified.
             raise TokenError(
                 "token is of a trust domain that is not the policy's",

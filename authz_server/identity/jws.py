@@ -66,13 +66,19 @@ class Token:
     signature: bytes = field(repr=False)
 
 
-def parse_token(text: bytes) -> Token:
+def parse_token(
+    text: bytes, *, max_bytes: int = MAX_TOKEN_BYTES, key_claim: str = ""
+) -> Token:
     """Return the token in `text`. Its signature is not checked.
+
+    Args:
+        key_claim: the claim that may name the key where the header does not; empty for
+            none.
 
     Raises:
         TokenError: if it is not one JWS in compact form as SPIFFE allows it.
     """
-    if len(text) > MAX_TOKEN_BYTES:
+    if len(text) > max_bytes:
         raise TokenError("token is too long")
     parts = text.split(b".")
     if len(parts) != 3 or not all(parts):  # noqa: PLR2004 - RFC 7515 §7.1
@@ -87,7 +93,10 @@ def parse_token(text: bytes) -> Token:
     unknown = header.keys() - _HEADERS
     if unknown:
         raise TokenError("token has header parameters beside alg, kid and typ")
+    claims = _decode_object(parts[1], "payload")
     key_id, kind = header.get("kid"), header.get("typ")
+    if "kid" not in header and key_claim:
+        key_id = claims.get(key_claim)
     if not isinstance(key_id, str) or not key_id:
         raise TokenError("token names no key (kid)")
     # `null` is not the same as not there.
@@ -97,7 +106,7 @@ def parse_token(text: bytes) -> Token:
         algorithm=algorithm,
         key_id=key_id,
         type=kind or "",
-        claims=_decode_object(parts[1], "payload"),
+        claims=claims,
         signing_input=parts[0] + b"." + parts[1],
         signature=_decode(parts[2], "signature"),
     )

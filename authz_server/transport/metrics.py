@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import logging
 import socket
 import socketserver
@@ -54,6 +55,7 @@ BUCKETS_S: Final = (
 """Upper bounds, inclusive, of a decision's seconds: a hit is in the first few."""
 
 _PATH: Final = "/metrics"
+_STATUS_PATH: Final = "/v1/status"
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _MAX_CONNECTIONS: Final = 8
 _TIMEOUT_S: Final = 5.0
@@ -163,8 +165,15 @@ def _bundles(standings: Mapping[TrustDomain, Standing]) -> Iterator[Metric]:
 
 
 @contextlib.contextmanager
-def serve_metrics(address: Address, metrics: Collector) -> Iterator[str]:
+def serve_metrics(
+    address: Address,
+    metrics: Collector,
+    status: Callable[[], Mapping[str, Any]] | None = None,
+) -> Iterator[str]:
     """Answer GET /metrics at `address` while inside; yield the address that came of it.
+
+    With `status`, GET /v1/status answers what it returns, in the form of OPA's status
+    API.
 
     Who asks is not checked: there is no TLS and no password, so keep it to a network
     that may see the figures.
@@ -175,7 +184,7 @@ def serve_metrics(address: Address, metrics: Collector) -> Iterator[str]:
     registry = CollectorRegistry()  # not the global one, which every library may fill
     registry.register(metrics)
     try:
-        server = _Server(address, registry)
+        server = _Server(address, registry, status)
     except OSError as error:
         raise ConfigError(
             [f"listen.metrics: cannot listen on {address.target}: {error.strerror}"]
@@ -199,8 +208,14 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 64
     block_on_close = False  # a scraper that does not read must not hold the stop up
 
-    def __init__(self, address: Address, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        address: Address,
+        registry: CollectorRegistry,
+        status: Callable[[], Mapping[str, Any]] | None,
+    ) -> None:
         self.registry = registry
+        self.status = status
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         if ":" in address.host:
             self.address_family = socket.AF_INET6
@@ -237,13 +252,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer with the metrics; any other path is not found."""
-        if self.path.partition("?")[0] != _PATH:
+        """Answer with metrics or status; any other path is not found."""
+        path, status = self.path.partition("?")[0], self.server.status
+        if path == _PATH:
+            self._answer(_CONTENT_TYPE, generate_latest(self.server.registry))
+        elif path == _STATUS_PATH and status is not None:
+            body = json.dumps({"result": status()}).encode()
+            self._answer("application/json", body)
+        else:
             self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        body = generate_latest(self.server.registry)
+
+    def _answer(self, content_type: str, body: bytes) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", _CONTENT_TYPE)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -4,14 +4,17 @@ error than the parser's own.
 
 from __future__ import annotations
 
+import gzip
 import json
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 from authz_server.errors import (
     AuthzError,
     BundleError,
     ForwardedError,
+    PolicyError,
     RequestError,
     SpiffeIdError,
     SvidError,
@@ -36,6 +39,13 @@ from authz_server.identity.workload_messages import (
 )
 from authz_server.operations.openai import JSON_MODELS
 from authz_server.operations.triton_grpc import OUTLINES
+from authz_server.policy.bundles.bundle import read_bundle, write_bundle
+from authz_server.policy.bundles.patch import apply_patch, parse_patch
+from authz_server.policy.bundles.signature import SIGNATURES, Signers
+
+_LIMIT = 1 << 20
+
+_SIGNERS = Signers({"k": Path(__file__).parent / "bundle_key.pem"})
 
 _PLAN = Plan(
     headers=("x-line",),
@@ -96,6 +106,24 @@ def _revocations(data: bytes) -> None:
     parse_revocations(data.decode("utf-8", "replace"))
 
 
+def _opa_bundle(data: bytes) -> None:
+    """Read the archive `data`, which is compressed first: a chance hits no checksum."""
+    bundle = read_bundle(gzip.compress(data, 0), _LIMIT, None)
+    if bundle.patch is None:
+        assert read_bundle(write_bundle(bundle), 8 * _LIMIT, None) == bundle
+
+
+def _opa_patch(data: bytes) -> None:
+    before = {"a": {"b": [1, {"c": 2}]}}
+    apply_patch(before, parse_patch(data))
+    assert before == {"a": {"b": [1, {"c": 2}]}}
+
+
+def _opa_signatures(data: bytes) -> None:
+    """Take `data` for the signature of one file."""
+    _SIGNERS.verify({SIGNATURES: data, "data.json": b"{}"})
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], object], type[AuthzError] | None]] = {
     "spiffe_id": (_spiffe_id, SpiffeIdError),
     "leaf": (parse_leaf, SvidError),
@@ -106,6 +134,9 @@ TARGETS: dict[str, tuple[Callable[[bytes], object], type[AuthzError] | None]] = 
     "key_set": (parse_key_set, BundleError),
     "bundle": (lambda data: parse_bundle(data, TrustDomain("td")), BundleError),
     "bundle_map": (parse_bundle_map, BundleError),
+    "opa_bundle": (_opa_bundle, PolicyError),
+    "opa_patch": (_opa_patch, PolicyError),
+    "opa_signatures": (_opa_signatures, PolicyError),
     "x509_bundles": (decode_x509_bundles, BundleError),
     "jwt_bundles": (decode_jwt_bundles, BundleError),
     "own_svid": (decode_svid, SvidError),

@@ -32,7 +32,8 @@ from authz_server.identity.sources import IdentitySources
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.pipeline import Pipeline
 from authz_server.policy.engine import Verdict
-from authz_server.policy.store import LoadedPolicy, PolicyStore
+from authz_server.policy.in_force import LoadedPolicy
+from authz_server.policy.store import PolicyStore
 from authz_server.transport.grpc_server import (
     POLICY_HEALTH,
     SERVICE,
@@ -146,6 +147,7 @@ class Gate:
         self.entered = threading.Semaphore(0)
         self.go = threading.Event()
         assert policies.current is not None
+        self.missing = Reason.POLICY_UNAVAILABLE
         self.current: LoadedPolicy = dataclasses.replace(
             policies.current,
             engine=self,  # type: ignore[arg-type]

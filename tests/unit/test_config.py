@@ -19,12 +19,31 @@ DEFAULTS = {
     "listen.tls.key": "",
     "listen.tls.client_ca": "",
     "policy.file": "",
+    "policy.form": "access",
+    "policy.reads": (),
     "policy.bundle": "",
     "policy.reload_interval_s": 1.0,
     "policy.instances": 2,
     "policy.shadow": "",
     "policy.shadow_bundle": "",
     "policy.shadow_report": "",
+    "distribution.url": "",
+    "distribution.name": "authz",
+    "distribution.keys": {},
+    "distribution.scope": "",
+    "distribution.unsigned": False,
+    "distribution.token": "",
+    "distribution.web_ca": "",
+    "distribution.poll_s": 60.0,
+    "distribution.wait_s": 0.0,
+    "distribution.timeout_s": 30.0,
+    "distribution.max_bytes": 33_554_432,
+    "distribution.keep": "",
+    "distribution.max_age_s": 0.0,
+    "distribution.s3_endpoint": "",
+    "distribution.s3_region": "us-east-1",
+    "distribution.status_url": "",
+    "distribution.labels": {},
     "identity.chain": "bundle",
     "identity.bundles": {},
     "identity.bundle_map": "",
@@ -405,3 +424,80 @@ def test_waypoints_and_users_of_envoy_are_possible() -> None:
         "payload_in_metadata: jwt}}}"
     )
     assert load(text).identity.users.issuers == {"i": "envoy", "j": "https://j/k"}
+
+
+def distributed(distribution: str, policy: str = "") -> str:
+    return (
+        f"{{policy: {{{policy}}}, distribution: {{{distribution}}}, "
+        "identity: {chain: proxy, require_certificate: false}}"
+    )
+
+
+BAD_DISTRIBUTION = {
+    "policy.file: missing; name the AccessPolicy file, or set distribution.url": "",
+    "distribution: is for distribution.url": "keep: k",
+    "distribution.keys: name the keys": "url: 'https://a/b'",
+    "distribution.unsigned: excludes": (
+        "url: 'https://a/b', keys: {k: p}, unsigned: true"
+    ),
+    "distribution.scope: is for distribution.keys": "url: /b, scope: s",
+    "distribution.url: over plain http:// anybody": "url: 'http://a/b', unsigned: true",
+    "distribution.url: over plain http:// anybody on": (
+        "url: 'http://127.0.0.1.example/b', unsigned: true"
+    ),
+    "distribution.url: over plain http:// anybody on the": (
+        "url: 'http://127.0.0.1@a/b', unsigned: true"
+    ),
+    "distribution.url: over plain http:// anybody on the way": (
+        "url: 's3://a/b', s3_endpoint: 'http://a', unsigned: true"
+    ),
+    "distribution.url: expected https://": "url: 'ftp://a/b', keys: {k: p}",
+    "distribution.url: expected https://, http": "url: 'HTTP://a/b', keys: {k: p}",
+    "distribution.url: expected s3://bucket/key": "url: 's3://a', keys: {k: p}",
+    "distribution.s3_endpoint: is for s3://": (
+        "url: 'https://a/b', keys: {k: p}, s3_endpoint: 'https://c'"
+    ),
+    "distribution.url: the token would go over": (
+        "url: 'http://a/b', keys: {k: p}, token: t"
+    ),
+    "distribution.status_url: the token would go over": (
+        "url: 'https://a/b', keys: {k: p}, token: t, status_url: 'http://a/s'"
+    ),
+    "distribution.poll_s: must be more": "url: /b, poll_s: 0",
+    "distribution.timeout_s: must be more": "url: /b, timeout_s: 0",
+    "distribution.max_bytes: must be more": "url: /b, max_bytes: 0",
+    "distribution.wait_s: must not be negative": "url: /b, wait_s: -1",
+    "distribution.max_age_s: must not be negative": "url: /b, max_age_s: -1",
+    "distribution.keys: expected a mapping": "url: /b, keys: [k]",
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "text"), BAD_DISTRIBUTION.items(), ids=BAD_DISTRIBUTION.keys()
+)
+def test_a_bad_distribution_is_named_with_its_mend(message: str, text: str) -> None:
+    assert message in problems(distributed(text))
+
+
+def test_a_policy_comes_from_one_place() -> None:
+    found = problems(distributed("url: /b", "file: p"))
+    assert "policy.file: the policy comes from distribution.url already" in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "url: 'https://a/b', keys: {k: p}, scope: s, token: t",
+        "url: 'https://a/b', unsigned: true, token: t",
+        "url: 'http://a/b', keys: {k: p}, status_url: 'http://a/s'",
+        "url: 'http://127.0.0.1:8080/b', unsigned: true, token: t",
+        "url: 'http://[::1]/b', unsigned: true",
+        "url: 'http://localhost/b', unsigned: true",
+        "url: 's3://a/b', keys: {k: p}",
+        "url: 's3://a/b', unsigned: true, s3_endpoint: 'https://c'",
+        "url: /b",
+        "url: b.tar.gz, keys: {k: p}",
+    ],
+)
+def test_bundles_may_come_like_this(text: str) -> None:
+    assert load(distributed(text)).distribution.url

@@ -29,7 +29,8 @@ from authz_server.identity.sources import IdentitySources
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline, Settings
 from authz_server.policy.engine import Verdict
-from authz_server.policy.store import LoadedPolicy, PolicyStore
+from authz_server.policy.in_force import LoadedPolicy
+from authz_server.policy.store import PolicyStore
 from authz_server.policy.time_limit import Schedule, TimeLimit
 
 ALLOWED = bytes(check_request())
@@ -51,6 +52,8 @@ class Time:
 
 class Source:
     """A policy source that a test sets."""
+
+    missing = Reason.POLICY_UNAVAILABLE
 
     def __init__(self, current: LoadedPolicy | None) -> None:
         self.current = current

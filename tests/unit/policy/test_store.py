@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from authz_server.errors import PolicyError
-from authz_server.policy import store as store_module
-from authz_server.policy.store import LoadedPolicy, PolicyStore
+from authz_server.policy import in_force
+from authz_server.policy.in_force import LoadedPolicy
+from authz_server.policy.store import PolicyStore
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plant-7.yaml"
 
@@ -196,7 +197,7 @@ def test_watching_reloads_a_changed_file(file: Path) -> None:
     changed = threading.Event()
     with open_store(file) as store:
         store.reload()
-        store._on_change = lambda _: changed.set()
+        store._in_force._on_change = lambda _: changed.set()
         store.start_watching(0.01)
         store.start_watching(0.01)
         file.write_text(OTHER)
@@ -215,7 +216,7 @@ def test_watching_follows_a_link_that_turns_to_another_folder(tmp_path: Path) ->
     changed = threading.Event()
     with open_store(file) as store:
         store.reload()
-        store._on_change = lambda _: changed.set()
+        store._in_force._on_change = lambda _: changed.set()
         store.start_watching(0.01)
         (tmp_path / "..new").symlink_to("two")
         (tmp_path / "..new").replace(tmp_path / "..data")
@@ -258,10 +259,10 @@ def test_a_replaced_engine_works_until_the_grace_is_over(
         store.stop()
         with pytest.raises(PolicyError, match="was closed"):
             allows(old, "m")
-        monkeypatch.setattr(store_module, "_GRACE_S", -10.0)
+        monkeypatch.setattr(in_force, "_GRACE_S", -10.0)
         file.write_text(TEXT)
         store.reload()
-        wait_until(lambda: not store._retired)
+        wait_until(lambda: not store._in_force._retired)
 
 
 def test_answers_during_reloads_are_of_one_policy_or_the_other(file: Path) -> None:
