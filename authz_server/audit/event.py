@@ -59,12 +59,12 @@ def complete_event(record: bytes, occurrence: Occurrence) -> bytes:
 
 
 def _encode(fields: Mapping[str, object]) -> bytes:
-    return json.dumps(
-        {key: _cut(value) for key, value in fields.items()}, separators=(",", ":")
+    return _ENCODER.encode(
+        {
+            key: value[:MAX_TEXT_CHARACTERS] if isinstance(value, str) else value
+            for key, value in fields.items()
+        }
     ).encode("ascii")
 
 
-def _cut(value: object) -> object:
-    if isinstance(value, str):
-        return value[:MAX_TEXT_CHARACTERS]
-    return value
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))

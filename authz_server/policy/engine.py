@@ -123,7 +123,7 @@ class Engine:
         self._form = form or _ACCESS
         self._entrypoint = self._find_entrypoint()
         # None stands for an instance that is to be made.
-        self._idle: queue.LifoQueue[Instance | None] = queue.LifoQueue()
+        self._idle: queue.SimpleQueue[Instance | None] = queue.SimpleQueue()
         try:
             for _ in range(instances):
                 self._idle.put(self._make())

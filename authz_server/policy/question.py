@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
 from authz_server.errors import Reason, RequestError
 from authz_server.facts import Facts
@@ -29,7 +30,7 @@ def build_question(
     """
     spiffe_id, user, call = identity.spiffe_id, identity.user, operation.call
     path, _, _ = facts.path.partition(b"?")
-    return json.dumps(
+    return _ENCODER.encode(
         {
             "principal": {
                 "id": str(spiffe_id),
@@ -61,9 +62,11 @@ def build_question(
                 },
             },
             "time": {"open": open_times},
-        },
-        separators=(",", ":"),
+        }
     ).encode("ascii")
+
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 def _only(name: str, values: tuple[bytes, ...]) -> str:

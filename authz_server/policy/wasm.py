@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import struct
 import threading
 import time
 import weakref
@@ -63,6 +64,10 @@ _ENV: Final = "env"
 _MAX_ARGUMENTS: Final = 4
 _ALIGNMENT: Final = 8
 _SHORT: Final = 512
+_EVAL_ARGUMENTS: Final = 7
+_EVAL: Final = struct.Struct("=" + _EVAL_ARGUMENTS * "I12x")
+"""The arguments of `opa_eval`, each in the 16 bytes of a `wasmtime_val_raw_t`."""
+_ANSWER: Final = struct.Struct("=I")
 _JSON: Final = 0
 """The form in which `opa_eval` gives its result."""
 _MINOR_WITH_EVAL: Final = 2
@@ -96,6 +101,9 @@ class Module:
     ) -> None:
         config = wasmtime.Config()
         config.epoch_interruption = True
+        # Within its reservation of 4 GiB it grows where it is, so that its address is
+        # asked for once.
+        ffi.wasmtime_config_memory_may_move_set(config.ptr(), False)  # noqa: FBT003
         self.engine = wasmtime.Engine(config)
         try:
             self.code = wasmtime.Module(self.engine, wasm)
@@ -161,7 +169,12 @@ class Instance:
                 raise WasmError(_first_line(error)) from error
         try:
             self._functions = _functions(exports, self._store)
-            self._arguments = (ffi.wasmtime_val_raw_t * 7)()
+            self._context = self._store._context()  # noqa: SLF001 - no public way
+            self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
+            pointer = self._memory.data_ptr(self._store)
+            self._base = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+            self._known_size = 0
+            self._arguments = (ffi.wasmtime_val_raw_t * _EVAL_ARGUMENTS)()
             self._data = self._parse(data)
             # From here on memory is the evaluations'.
             self._free = self._call("opa_heap_ptr_get")
@@ -191,20 +204,19 @@ class Instance:
         self._now_ns = None
         size = len(document)
         heap = -(-(self._free + size) // _ALIGNMENT) * _ALIGNMENT
-        self._make_room(heap)
-        ctypes.memmove(self._address() + self._free, document, size)
+        if heap > self._known_size:
+            self._make_room(heap)
+        ctypes.memmove(self._base + self._free, document, size)
         arguments = self._arguments
-        arguments[0].i32 = 0
-        arguments[1].i32 = entrypoint
-        arguments[2].i32 = self._data
-        arguments[3].i32 = self._free
-        arguments[4].i32 = size
-        arguments[5].i32 = heap
-        arguments[6].i32 = _JSON
+        _EVAL.pack_into(
+            arguments, 0, 0, entrypoint, self._data, self._free, size, heap, _JSON
+        )
         # One tick more, as the first may come at once.
-        self._store.set_epoch_deadline(int(timeout_s / TICK_S) + 2)
-        self._run(self._functions["opa_eval"], arguments, 7)
-        return self._text(arguments[0].i32 & 0xFFFFFFFF, max_bytes)
+        ffi.wasmtime_context_set_epoch_deadline(
+            self._context, int(timeout_s / TICK_S) + 2
+        )
+        self._run(self._functions["opa_eval"], arguments, _EVAL_ARGUMENTS)
+        return self._text(_ANSWER.unpack_from(arguments)[0], max_bytes)
 
     @property
     def has_read_clock(self) -> bool:
@@ -281,7 +293,7 @@ class Instance:
         # The module says where, and it must not be outside of its own memory.
         if place + len(document) > self._size():
             raise WasmError("its memory is not where it says")
-        ctypes.memmove(self._address() + place, document, len(document))
+        ctypes.memmove(self._base + place, document, len(document))
         value = self._call(parser, place, len(document))
         if not value:
             raise WasmError("it is not JSON")
@@ -292,12 +304,17 @@ class Instance:
 
     def _text(self, address: int, max_bytes: int) -> bytes:
         """Return the text at `address`, which ends with a zero."""
+        if address + _SHORT <= self._known_size and max_bytes >= _SHORT:
+            text = ctypes.string_at(self._base + address, _SHORT)
+            end = text.find(b"\0")
+            if end >= 0:
+                return text[:end]
         room = min(max_bytes + 1, self._size() - address)
         if room <= 0:
             raise WasmError("its result is not where it says")
         count = min(room, _SHORT)
         while True:
-            text = ctypes.string_at(self._address() + address, count)
+            text = ctypes.string_at(self._base + address, count)
             end = text.find(b"\0")
             if end >= 0:
                 return text[:end]
@@ -307,13 +324,10 @@ class Instance:
             count = min(room, 8 * count)
         raise WasmError(f"the result is longer than {max_bytes} bytes")
 
-    def _address(self) -> int:
-        # It moves when the memory grows.
-        pointer = self._memory.data_ptr(self._store)
-        return ctypes.cast(pointer, ctypes.c_void_p).value or 0
-
     def _size(self) -> int:
-        return self._memory.data_len(self._store)
+        # It only ever grows.
+        self._known_size = self._memory.data_len(self._store)
+        return self._known_size
 
     def _make_room(self, end: int) -> None:
         missing = end - self._size()
@@ -322,6 +336,7 @@ class Instance:
                 self._memory.grow(self._store, -(-missing // PAGE_BYTES))
             except wasmtime.WasmtimeError as error:
                 raise WasmError("it needs more memory than it may take") from error
+            self._size()
 
     def _call(self, name: str, *values: int) -> int:
         arguments = (ffi.wasmtime_val_raw_t * max(1, len(values)))()
@@ -332,9 +347,9 @@ class Instance:
 
     def _run(self, function: wasmtime.Func, arguments: Any, count: int) -> None:  # noqa: ANN401 - a ctypes array
         self._failure = ""
-        trap = ctypes.POINTER(ffi.wasm_trap_t)()
+        trap = self._trap
         error = ffi.wasmtime_func_call_unchecked(
-            self._store._context(),  # noqa: SLF001 - there is no public way
+            self._context,
             ctypes.byref(function._func),  # noqa: SLF001
             arguments,
             count,
