@@ -111,14 +111,14 @@ format: $(READY) ## format the code
 test: check $(TRITON)/.ready ## all tests that run on wheels and system packages
 	$(say) "pytest, with branch coverage"
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not go" $(PYTEST_ARGS)
+	@$(BIN)/coverage run -m pytest -m "not go and not long" $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 .PHONY: test-all
-test-all: test $(OPA) $(MINIO) $(REGAL) $(SPIRE) ## and those whose parts are built from Go source
-	$(say) "pytest, with parts built from Go"
-	@$(BIN)/python -m pytest -m go $(PYTEST_ARGS)
+test-all: test $(OPA) $(MINIO) $(REGAL) $(SPIRE) ## and those that are long, or whose parts are built from Go source
+	$(say) "pytest, with parts built from Go, and what takes long"
+	@$(BIN)/python -m pytest -m "go or long" $(PYTEST_ARGS)
 
 FUZZ_S ?= 60
 

@@ -194,7 +194,7 @@ class InForce:
         self._current = loaded
         if remember is not None:
             remember()
-        _log.info("policy revision %s is in force", loaded.revision)
+        _log.info("policy %s revision %s is in force", _name(loaded), loaded.revision)
         if self._on_change is not None:
             self._on_change(loaded)
         if old is not None:
@@ -261,6 +261,12 @@ class InForce:
         engine.close()
         with self._replacing:
             self._retired.pop(engine, None)
+
+
+def _name(loaded: AnyPolicy) -> str:
+    if isinstance(loaded, LoadedPolicy):
+        return repr(loaded.policy.name)
+    return "for opa-envoy-plugin"
 
 
 def _beside(data: Mapping[str, Any]) -> bytes:

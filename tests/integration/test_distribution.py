@@ -248,6 +248,7 @@ def test_a_download_that_is_cut_off_again_and_again_comes_to_an_end(box: Box) ->
     ]
 
 
+@pytest.mark.long
 def test_a_server_killed_at_any_moment_starts_with_a_whole_verified_revision(
     box: Box,
 ) -> None:

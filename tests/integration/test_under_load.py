@@ -156,6 +156,7 @@ def storm_policy(number: int) -> str:
     return text
 
 
+@pytest.mark.long
 def test_a_storm_of_changes_fails_no_call_and_mixes_no_answers(load: Load) -> None:
     policy, log = load.folder / "access.yaml", load.folder / "log"
     config = load.folder / "config.yaml"

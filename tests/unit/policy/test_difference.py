@@ -124,6 +124,7 @@ def engine_of(policy: AccessPolicy) -> Engine:
     return Engine(shipped_wasm(), data, timeout_s=10.0, instances=1)
 
 
+@pytest.mark.long
 def test_differences_are_those_that_the_engine_has() -> None:
     seen = {"widens": 0, "narrows": 0, "none": 0, "asked": 0}
     for rng, old, new in pairs(PAIRS):
