@@ -41,6 +41,7 @@ def test_the_cost_of_identity_is_measured() -> None:
 
 @pytest.mark.envoy
 @pytest.mark.triton
+@pytest.mark.long
 def test_the_gate_is_measured_beside_the_same_stream_without_it() -> None:
     out = run("stream_gate.py", "--messages", "5", "--rounds", "1")
     rows = [line.split() for line in out.splitlines()[1:]]

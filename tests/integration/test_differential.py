@@ -25,7 +25,7 @@ from authz_server.demo.triton import Triton
 from authz_server.operations.actions import Action
 from authz_server.operations.operation import Call, Scope
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.long]
 
 SEED = 20260
 """Of the cases that are the same on every run."""

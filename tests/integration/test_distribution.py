@@ -30,6 +30,8 @@ from authz_server.cli import main
 from authz_server.errors import Reason
 from authz_server.policy.bundles.archive import write_archive
 
+pytestmark = pytest.mark.long
+
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 ALLOWED = bytes(check_request())
 GOOD = EXAMPLE.read_text()
@@ -248,7 +250,6 @@ def test_a_download_that_is_cut_off_again_and_again_comes_to_an_end(box: Box) ->
     ]
 
 
-@pytest.mark.long
 def test_a_server_killed_at_any_moment_starts_with_a_whole_verified_revision(
     box: Box,
 ) -> None:
