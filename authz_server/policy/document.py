@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import json
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import TYPE_CHECKING, Final
 
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.policy.grants import GrantReader
 from authz_server.policy.invariants import InvariantReader
+from authz_server.policy.json_nodes import nodes_of
 from authz_server.policy.model import AccessPolicy, Grant, Group
 from authz_server.policy.nested_groups import flatten
 from authz_server.policy.nodes import (
@@ -25,7 +28,6 @@ from authz_server.policy.nodes import (
     Problem,
     Problems,
     Scalar,
-    compose,
 )
 from authz_server.policy.parts import unite
 from authz_server.policy.proof import counterexamples
@@ -33,9 +35,10 @@ from authz_server.policy.readings import Readings
 from authz_server.policy.roles import RoleReader
 from authz_server.policy.sections import SectionReader, read_name, read_named
 from authz_server.policy.vocabulary import VocabularyError
+from authz_server.policy.yaml_nodes import compose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 __all__ = [
@@ -94,7 +97,40 @@ class _Readings:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A file's content by its digest, and what it says."""
+    """One of the documents that a policy is in.
+
+    Attributes:
+        content: equal for parts that say the same.
+        compose: returns its nodes; what is amiss is in the problems.
+    """
+
+    source: str
+    content: bytes = field(repr=False)
+    compose: Callable[[Problems], Node | None] = field(repr=False)
+
+    @classmethod
+    def of_file(cls, path: Path) -> _Part:
+        """Return what is in a YAML file."""
+        source, content = str(path), _content(path)
+
+        def compose_yaml(problems: Problems) -> Node | None:
+            return compose(_decoded(content, source), source, problems)
+
+        return cls(source, content, compose_yaml)
+
+    @classmethod
+    def of_json(cls, source: str, value: object) -> _Part:
+        """Return what JSON says that was parsed."""
+
+        def compose_json(problems: Problems) -> Node | None:
+            return nodes_of(value, source, problems)
+
+        return cls(source, json.dumps(value).encode(), compose_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The nodes of a part's content, by its digest."""
 
     digest: bytes
     root: Node
@@ -109,7 +145,7 @@ class PolicyReader:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, _Part] = {}
+        self._known: dict[str, _Known] = {}
         self._readings = _Readings()
 
     def load(self, path: Path) -> AccessPolicy:
@@ -126,17 +162,20 @@ class PolicyReader:
         Raises:
             PolicyDocumentError: as `load_policy`.
         """
-        return self._read((str(file), _content(file)) for file in _files(path))
+        return self._read(map(_Part.of_file, _files(path)))
 
-    def parse(self, parts: Iterable[tuple[str, bytes]]) -> AccessPolicy:
-        """Return the access policy that `parts` spell, each given behind its source.
+    def read_json(self, parts: Iterable[tuple[str, object]]) -> AccessPolicy:
+        """Return the access policy that `parts` are, JSON that was parsed.
+
+        Args:
+            parts: each behind its source, which names it in problems.
 
         Raises:
             PolicyDocumentError: as `load_policy`.
         """
-        return self._read(parts)[0]
+        return self._read(starmap(_Part.of_json, parts))[0]
 
-    def _read(self, parts: Iterable[tuple[str, bytes]]) -> tuple[AccessPolicy, Node]:
+    def _read(self, parts: Iterable[_Part]) -> tuple[AccessPolicy, Node]:
         with no_collection():
             problems = Problems()
             roots = self._compose(parts, problems)
@@ -145,27 +184,25 @@ class PolicyReader:
             finally:
                 self._readings.end()
 
-    def _compose(
-        self, contents: Iterable[tuple[str, bytes]], problems: Problems
-    ) -> list[Node | None]:
+    def _compose(self, parts: Iterable[_Part], problems: Problems) -> list[Node | None]:
         """Return the roots of all parts, and keep those that nothing is wrong with."""
         roots: list[Node | None] = []
-        parts: dict[str, _Part] = {}
-        for source, content in contents:
+        known: dict[str, _Known] = {}
+        for part in parts:
             # Not when it was written: two writes can have the same time.
-            digest = hashlib.sha256(content).digest()
-            part = self._parts.get(source)
-            if part is None or part.digest != digest:
+            digest = hashlib.sha256(part.content).digest()
+            before = self._known.get(part.source)
+            if before is None or before.digest != digest:
                 found = len(problems.found)
-                root = compose(_decoded(content, source), source, problems)
+                root = part.compose(problems)
                 roots.append(root)
                 if root is None or len(problems.found) > found:
                     continue
-                part = _Part(digest, root)
+                before = _Known(digest, root)
             else:
-                roots.append(part.root)
-            parts[source] = part
-        self._parts = parts
+                roots.append(before.root)
+            known[part.source] = before
+        self._known = known
         return roots
 
 

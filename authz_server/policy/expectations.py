@@ -30,9 +30,9 @@ from authz_server.policy.nodes import (
     Problems,
     Scalar,
     Sequence,
-    compose,
     suggest,
 )
+from authz_server.policy.yaml_nodes import compose
 
 KIND: Final = "PolicyTest"
 
@@ -43,6 +43,7 @@ _ANSWERS: Final = (
     Reason.EXPLICITLY_DENIED,
     Reason.PRINCIPAL_UNKNOWN,
 )
+
 _OPERATION: Final = ("action", "model", "version", "adapter", "dataset")
 
 

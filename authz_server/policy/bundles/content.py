@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from authz_server.errors import PolicyError
@@ -37,12 +36,8 @@ def access_policy(bundle: Bundle, wasm: bytes, reader: PolicyReader) -> Material
             f"the bundle has no data.{POLICY}, which is to hold the access policy; "
             "`authz-server policy bundle` makes one"
         )
-    # As `jq .access_policy` prints it, so that a place in it can be found.
-    parts = [
-        (f"data.{place}", json.dumps(part, indent=2, ensure_ascii=False).encode())
-        for place, part in _parts(document)
-    ]
-    return Material(reader.parse(parts), bundle.wasm or wasm, data)
+    parts = ((f"data.{place}", part) for place, part in _parts(document))
+    return Material(reader.read_json(parts), bundle.wasm or wasm, data)
 
 
 def _parts(document: object) -> list[tuple[str, object]]:

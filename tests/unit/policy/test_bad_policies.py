@@ -17,7 +17,7 @@ import yaml
 
 from authz_server.policy.compiler import compile_policy
 from authz_server.policy.document import PolicyDocumentError, load_policy, parse_policy
-from authz_server.policy.nodes import MAX_DOCUMENT_BYTES
+from authz_server.policy.yaml_nodes import MAX_DOCUMENT_BYTES
 
 LONG = """\
 apiVersion: authz.edge/v1

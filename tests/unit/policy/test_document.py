@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from authz_server.errors import Reason
 from authz_server.identity.spiffe_pattern import SpiffePattern
 from authz_server.operations.actions import Action
-from authz_server.policy import nodes
+from authz_server.policy import nodes, yaml_nodes
 from authz_server.policy.document import PolicyDocumentError, load_policy, parse_policy
 from authz_server.policy.model import AccessPolicy, Grant, UpstreamKind
 
@@ -303,7 +303,7 @@ def test_a_key_that_yaml_reads_as_a_boolean_is_taken_by_its_text() -> None:
 
 
 def test_a_document_over_the_size_limit_is_refused_unread() -> None:
-    found = problems_of("#" * (nodes.MAX_DOCUMENT_BYTES + 1))
+    found = problems_of("#" * (yaml_nodes.MAX_DOCUMENT_BYTES + 1))
     assert len(found) == 1
     assert "more than 16777216" in found[0]
 
@@ -323,7 +323,7 @@ def test_a_lone_surrogate_is_refused() -> None:
 def test_without_libyaml_the_answers_are_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nodes, "_LOADER", yaml.SafeLoader)
+    monkeypatch.setattr(yaml_nodes, "_LOADER", yaml.SafeLoader)
     assert isinstance(parse_policy(VALID, "p.yaml"), AccessPolicy)
     # Only this parser lets the escape by.
     found = problems_of(VALID + 'a: "\\ud800"')

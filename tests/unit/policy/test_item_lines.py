@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz_server.policy import nodes
+from authz_server.policy import yaml_nodes
 from authz_server.policy.item_lines import ItemLines, ShortenedText, shorten
 from authz_server.policy.nodes import Map, Node, Place, Problems, Scalar, Sequence
 
@@ -26,19 +26,19 @@ def plain(node: Node | None) -> object:
 
 def composed(text: str) -> tuple[object, list[str]]:
     problems = Problems()
-    root = nodes.compose(text, "p", problems)
+    root = yaml_nodes.compose(text, "p", problems)
     return plain(root), [str(problem) for problem in problems.found]
 
 
 def composed_whole(text: str) -> tuple[object, list[str]]:
     """Return the same by the parser alone."""
     problems = Problems()
-    root = nodes._compose(ShortenedText(text), "p", problems)
+    root = yaml_nodes._compose(ShortenedText(text), "p", problems)
     return plain(root), [str(problem) for problem in problems.found]
 
 
 def held(text: str) -> list[Node | ItemLines]:
-    root = nodes.compose(text, "p", Problems())
+    root = yaml_nodes.compose(text, "p", Problems())
     assert isinstance(root, Map)
     (_, value) = root.entries[-1]
     assert isinstance(value, Sequence)
@@ -62,7 +62,7 @@ def test_items_have_their_places(quote: str, indent: str) -> None:
     )
     assert isinstance(held(text)[0], ItemLines)
     assert composed(text) == composed_whole(text)
-    root = nodes.compose(text, "p", Problems())
+    root = yaml_nodes.compose(text, "p", Problems())
     assert isinstance(root, Map)
     assert isinstance(root.entries[1][1], Sequence)
     assert root.entries[1][1].items[2] == Scalar(
@@ -130,7 +130,7 @@ def test_what_comes_behind_a_list_keeps_its_place() -> None:
 def test_a_text_is_read_as_the_parser_reads_it(
     text: str, loader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "_LOADER", getattr(yaml, loader))
+    monkeypatch.setattr(yaml_nodes, "_LOADER", getattr(yaml, loader))
     assert composed(text) == composed_whole(text)
 
 

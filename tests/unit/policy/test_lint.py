@@ -16,8 +16,9 @@ from authz_server.policy.document import load_policy, parse_policy
 from authz_server.policy.engine import Engine
 from authz_server.policy.lint import Finding, lint
 from authz_server.policy.model import AccessPolicy
-from authz_server.policy.nodes import Map, Node, Place, Problems, Sequence, compose
+from authz_server.policy.nodes import Map, Node, Place, Problems, Sequence
 from authz_server.policy.parts import unite
+from authz_server.policy.yaml_nodes import compose
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plant-7.yaml"
 NOW_S = 1_800_000_000.0  # 2027-01-15
