@@ -313,17 +313,17 @@ def _read_verdict(result: object) -> Verdict:
     if isinstance(result, bool):
         result = {"allow": result}
     if not isinstance(result, dict):
-        raise _invalid("it is neither an object nor true or false")
+        raise unusable("it is neither an object nor true or false")
     unknown = result.keys() - _KEYS
     if unknown:
-        raise _invalid(f"it has unknown keys: {', '.join(sorted(unknown))}")
+        raise unusable(f"it has unknown keys: {', '.join(sorted(unknown))}")
     allow = result.get("allow")
     # Not truthiness: a policy that answers "false" must not allow.
     if not isinstance(allow, bool):
-        raise _invalid("'allow' is not true or false")
+        raise unusable("'allow' is not true or false")
     role = result.get("role", "")
     if not isinstance(role, str):
-        raise _invalid("'role' is not a string")
+        raise unusable("'role' is not a string")
     return Verdict(
         allow=allow,
         reason=_read_reason(result, allow=allow),
@@ -339,7 +339,7 @@ def _read_reason(result: dict[str, Any], *, allow: bool) -> Reason:
     for reason in allowed:
         if text == reason:
             return reason
-    raise _invalid(
+    raise unusable(
         f"'reason' beside allow {str(allow).lower()} is not one of: "
         + ", ".join(sorted(allowed))
     )
@@ -350,17 +350,18 @@ def _read_ttl(result: dict[str, Any]) -> float | None:
         return None
     ttl = result["ttl_seconds"]
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        raise _invalid("'ttl_seconds' is not a number")
+        raise unusable("'ttl_seconds' is not a number")
     try:
         seconds = float(ttl)
     except OverflowError as error:
-        raise _invalid("'ttl_seconds' is too large") from error
+        raise unusable("'ttl_seconds' is too large") from error
     if not math.isfinite(seconds) or seconds < 0:
-        raise _invalid("'ttl_seconds' is not a number from 0 on")
+        raise unusable("'ttl_seconds' is not a number from 0 on")
     return seconds
 
 
-def _invalid(why: str) -> PolicyError:
+def unusable(why: str) -> PolicyError:
+    """Return the error for an answer that is none."""
     return PolicyError(
         f"the policy's answer is unusable: {why}", Reason.POLICY_RESULT_INVALID
     )

@@ -16,8 +16,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from authz_server.errors import PolicyError, Reason
-from authz_server.policy.engine import Form
+from authz_server.policy.engine import Form, unusable
 from authz_server.response import Pairs, Passage, Refusal
 
 _DEFAULT_STATUS: Final = 403
@@ -36,15 +35,15 @@ def read_decision(result: object) -> Passage | Refusal:
     if isinstance(result, bool):
         return _ALLOWED if result else _DENIED
     if not isinstance(result, dict):
-        raise _invalid("it is neither an object nor true or false")
+        raise unusable("it is neither an object nor true or false")
     allowed = result.get("allowed")
     # Not truthiness: a policy that answers "false" must not allow.
     if not isinstance(allowed, bool):
-        raise _invalid("'allowed' is not true or false")
+        raise unusable("'allowed' is not true or false")
     try:
         return _passage(result) if allowed else _refusal(result)
     except (ValueError, RecursionError) as error:
-        raise _invalid(str(error)) from error
+        raise unusable(str(error)) from error
 
 
 # Nobody asks for nothing: what is worth allowing anybody is a policy's own business.
@@ -85,10 +84,10 @@ def _passage(result: dict[str, Any]) -> Passage:
 def _refusal(result: dict[str, Any]) -> Refusal:
     status = result.get("http_status", _DEFAULT_STATUS)
     if isinstance(status, bool) or not isinstance(status, int):
-        raise _invalid("'http_status' is not a whole number")
+        raise unusable("'http_status' is not a whole number")
     body = result.get("body", "")
     if not isinstance(body, str):
-        raise _invalid("'body' is not a string")
+        raise unusable("'body' is not a string")
     return Refusal(
         status=status,
         headers=_headers(result, "headers"),
@@ -114,18 +113,18 @@ def _pairs(result: dict[str, Any], key: str) -> Pairs:
 def _each(value: object, key: str) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of an object whose values are strings or arrays of them."""
     if not isinstance(value, dict):
-        raise _invalid(f"'{key}' is not an object")
+        raise unusable(f"'{key}' is not an object")
     for name, given in sorted(value.items()):
         for text in given if isinstance(given, list) else [given]:
             if not isinstance(text, str):
-                raise _invalid(f"'{key}' has a value that is not a string")
+                raise unusable(f"'{key}' has a value that is not a string")
             yield name, text
 
 
 def _names(result: dict[str, Any], key: str) -> tuple[str, ...]:
     names = result.get(key, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _invalid(f"'{key}' is not an array of strings")
+        raise unusable(f"'{key}' is not an array of strings")
     return tuple(names)
 
 
@@ -134,11 +133,5 @@ def _metadata(result: dict[str, Any]) -> str:
         return ""
     metadata = result["dynamic_metadata"]
     if not isinstance(metadata, dict):
-        raise _invalid("'dynamic_metadata' is not an object")
+        raise unusable("'dynamic_metadata' is not an object")
     return json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _invalid(why: str) -> PolicyError:
-    return PolicyError(
-        f"the policy's answer is unusable: {why}", Reason.POLICY_RESULT_INVALID
-    )

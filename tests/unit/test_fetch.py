@@ -21,7 +21,14 @@ from parts import eventually
 from authz_server.demo.pki import DevelopmentCa, write_bundle
 from authz_server.demo.process import free_ports
 from authz_server.errors import FetchError
-from authz_server.fetch import Poller, fetch, retry_delay_s, spread, web_context
+from authz_server.fetch import (
+    Poller,
+    exchange,
+    fetch,
+    retry_delay_s,
+    spread,
+    web_context,
+)
 
 CA, STRANGER = DevelopmentCa("factory.example"), DevelopmentCa("factory.example")
 
@@ -355,6 +362,14 @@ def test_a_context_that_lets_anybody_be_the_server_is_a_programmers_mistake(
     tls.verify_mode = ssl.CERT_OPTIONAL
     with pytest.raises(ValueError, match="nothing would tell who"):
         get(endpoint.url, tls, accept=lambda _: None)
+    with pytest.raises(ValueError, match="nobody shows a certificate"):
+        exchange(
+            endpoint.url.replace("https://", "http://"),
+            None,
+            max_bytes=100,
+            timeout_s=1.0,
+            accept=lambda _: None,
+        )
     assert endpoint.connections == 0
 
 

@@ -173,6 +173,13 @@ def test_without_a_policy_every_call_is_denied() -> None:
     assert bench.event["policy_revision"] == ""
 
 
+def test_a_policy_that_is_too_old_is_told_from_none() -> None:
+    bench = Bench(None)
+    bench.source.missing = Reason.POLICY_STALE
+    assert reason_of(bench.check(ALLOWED)) == Reason.POLICY_STALE
+    assert bench.event["reason"] == Reason.POLICY_STALE
+
+
 def test_a_check_that_never_got_a_policy_cannot_be_finished(
     loaded: LoadedPolicy,
 ) -> None:

@@ -71,6 +71,14 @@ def test_a_long_list_of_names_stays_together() -> None:
     assert [item.place.line for item in names.items] == [3, 4, 5]
 
 
+def test_a_list_with_an_empty_name_is_no_list_of_names() -> None:
+    root = nodes_of({"names": ["", "b"]}, "p", Problems())
+    assert isinstance(root, Map)
+    names = root.entries[0][1]
+    assert isinstance(names, Sequence)
+    assert names.texts() is None
+
+
 def test_what_is_nested_too_deep_is_refused_where_it_is() -> None:
     value: Any = "x"
     for _ in range(MAX_NESTING):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checks import CAMERA, check_request, is_allowed, reason_of
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from envoy_data_plane.envoy.service.auth import v3 as auth
 from parts import EXAMPLE, FACTORY_CA, MemorySink
 
@@ -29,8 +32,11 @@ from authz_server.config.policy_contradictions import find_policy_contradictions
 from authz_server.demo.pki import write_bundle
 from authz_server.errors import Reason
 from authz_server.pipeline import Pipeline
+from authz_server.policy.builtins.table import HOST_FUNCTIONS
 from authz_server.policy.bundles.bundle import read_bundle
 from authz_server.policy.bundles.bundle import write_bundle as pack
+from authz_server.policy.in_force import AnyPolicy, OpaEnvoyPolicy
+from authz_server.policy.wasm import Instance, Module
 
 POLICIES = Path(__file__).parents[2] / "opa_envoy_policies"
 DETAILED = POLICIES / "detailed_answer.tar.gz"
@@ -166,6 +172,107 @@ def test_a_caller_that_shows_an_identity_has_to_prove_it(
         assert reason_of(pipeline.check(claimed)) == Reason.CERTIFICATE_MISSING
         odd = asking(headers=headers, principal="CN=camera")
         assert reason_of(pipeline.check(odd)) == Reason.PRINCIPAL_INVALID
+
+
+def test_keys_in_the_configuration_are_asked_for(tmp_path: Path) -> None:
+    """Of both forms: what nobody signed is not taken."""
+    key = tmp_path / "key.pub"
+    key.write_bytes(
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    signed = Distribution(url=str(DETAILED), keys={"release": str(key)})
+    for form in ("opa-envoy", "access"):
+        config = config_of(DETAILED, policy=Policy(form=form), distribution=signed)
+        with contextlib.closing(open_policies(config)) as policies:
+            assert not load_now(policies)
+            assert policies.current is None
+            assert "the bundle is not signed" in str(policies.error)
+
+
+def test_other_inputs_are_another_policy(tmp_path: Path) -> None:
+    """A bundle that differs in them alone takes effect, under a revision of its own."""
+    file = tmp_path / "bundle.tar.gz"
+    file.write_bytes(DETAILED.read_bytes())
+    with contextlib.closing(open_policies(config_of(file))) as policies:
+        assert load_now(policies), policies.error
+        before = policies.current
+        file.write_bytes(without_metadata(tmp_path).read_bytes())
+        assert load_now(policies), policies.error
+        after = policies.current
+    assert isinstance(before, OpaEnvoyPolicy)
+    assert isinstance(after, OpaEnvoyPolicy)
+    assert before.reads != after.reads
+    assert before.revision != after.revision
+
+
+def test_what_was_asked_before_is_not_rehearsed(tmp_path: Path) -> None:
+    """It was cut down for another policy."""
+    file = tmp_path / "bundle.tar.gz"
+    file.write_bytes(DETAILED.read_bytes())
+    rehearsed: list[object] = []
+
+    def rehearse(loaded: object) -> Callable[[], None]:
+        rehearsed.append(loaded)
+        return lambda: None
+
+    with contextlib.closing(open_policies(config_of(file))) as policies:
+        policies.rehearse_with(rehearse)
+        for bundle in (DETAILED, HOURS):
+            file.write_bytes(bundle.read_bytes())
+            assert load_now(policies), policies.error
+    assert rehearsed == []
+
+
+def test_each_evaluation_asks_for_the_time_anew() -> None:
+    bundle = read_bundle(HOURS.read_bytes(), 10**7, None)
+    assert bundle.wasm is not None
+    module = Module(bundle.wasm, HOST_FUNCTIONS)
+    noon_ns = 1_764_158_400 * 10**9  # a Wednesday
+    times = iter((noon_ns, noon_ns + 12 * 3600 * 10**9))
+    instance = Instance(module, b"{}", max_pages=1000, clock_ns=lambda: next(times))
+    try:
+        answers = [
+            instance.evaluate(b"{}", 0, timeout_s=5.0, max_bytes=1000) for _ in range(2)
+        ]
+    finally:
+        instance.close()
+    assert answers == [b'[{"result":true}]', b'[{"result":false}]']
+
+
+class Turning:
+    """A source whose policy changes each time that somebody asks."""
+
+    missing = Reason.POLICY_UNAVAILABLE
+
+    def __init__(self, *policies: AnyPolicy) -> None:
+        self._policies = itertools.cycle(policies)
+
+    @property
+    def current(self) -> AnyPolicy:
+        return next(self._policies)
+
+
+def test_a_request_is_cut_down_for_the_policy_that_judges_it(sink: MemorySink) -> None:
+    """Cut down for another one, it would lack what this one denies by."""
+    with contextlib.ExitStack() as stack:
+        loaded = []
+        for bundle in (HOURS, DETAILED):
+            policies = stack.enter_context(
+                contextlib.closing(open_policies(config_of(bundle)))
+            )
+            assert load_now(policies), policies.error
+            assert policies.current is not None
+            loaded.append(policies.current)
+        identities = open_identities(config_of(HOURS))
+        identities.reload()
+        raw = asking(headers={"x-on-call": "true", "x-plan": "gold", "x-tenant": "t"})
+        for first in (loaded, loaded[::-1]):
+            pipeline = build_pipeline(
+                config_of(HOURS), Turning(*first), sink, identities
+            )
+            assert is_allowed(pipeline.check(raw))
 
 
 def test_a_message_of_a_stream_gets_no_answer(sink: MemorySink) -> None:
