@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from authz_server.errors import PolicyError
 from authz_server.facts.input_paths import InputPaths
 from authz_server.policy.compiler import REVISION_CHARS, ROOT, compile_policy
+from authz_server.policy.document import no_collection
 from authz_server.policy.engine import Engine
 from authz_server.policy.envoy_decision import OPA_ENVOY
 from authz_server.policy.time_limit import Schedule
@@ -148,7 +149,7 @@ class InForce:
         Raises:
             PolicyError: if it cannot be; the old one stays.
         """
-        with self._replacing:
+        with self._replacing, no_collection():
             self._put(material)
 
     def complain(self, where: object, problem: str) -> None:

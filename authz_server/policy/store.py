@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz_server.errors import PolicyError, Reason
 from authz_server.policy.building import shipped_wasm
-from authz_server.policy.document import PolicyReader, no_collection, policy_files
+from authz_server.policy.document import PolicyReader, policy_files
 from authz_server.policy.in_force import (
     AnyPolicy,
     InForce,
@@ -102,8 +102,7 @@ class PolicyStore:
 
     def _reload(self) -> bool:
         try:
-            with no_collection():
-                self._in_force.put(Material(self._read(), self._wasm))
+            self._in_force.put(Material(self._read(), self._wasm))
         except PolicyError as error:
             self._in_force.complain(self._file, str(error))
             return False

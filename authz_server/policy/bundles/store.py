@@ -24,7 +24,6 @@ from authz_server.policy.bundles.kept import Kept, KeptBundle
 from authz_server.policy.bundles.signature import Signers
 from authz_server.policy.bundles.source import BundleSource, Download
 from authz_server.policy.bundles.status import Status
-from authz_server.policy.document import no_collection
 from authz_server.policy.in_force import (
     AnyPolicy,
     InForce,
@@ -266,11 +265,10 @@ class BundleStore:
         _log.info("began with the bundle that was kept, revision %r", self._revision)
 
     def _put(self, bundle: Bundle) -> None:
-        with no_collection():
-            try:
-                self._in_force.put(self._terms.open(bundle))
-            except RecursionError as error:
-                raise PolicyError("the bundle is nested too deeply") from error
+        try:
+            self._in_force.put(self._terms.open(bundle))
+        except RecursionError as error:
+            raise PolicyError("the bundle is nested too deeply") from error
         self._bundle = bundle
         self._note(active_revision=self._revision)
 
