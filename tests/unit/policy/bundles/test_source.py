@@ -204,7 +204,7 @@ def test_an_answer_may_take_the_wait_longer(
     began_s = time.monotonic()
     with pytest.raises(FetchError, match=r"within 1\.2 s"):
         source.ask('"one"')
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
     # It waited for too long: perhaps it is not the same server any more.
     assert not source.is_waiting
 
