@@ -16,6 +16,7 @@ no sets. They lie behind the data too, and are gone with the next evaluation.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import struct
 import threading
@@ -99,19 +100,14 @@ class Module:
     def __init__(
         self, wasm: bytes, builtins: Mapping[str, Builtin | ReadsClock]
     ) -> None:
-        config = wasmtime.Config()
-        config.epoch_interruption = True
-        # Within its reservation of 4 GiB it grows where it is, so that its address is
-        # asked for once.
-        ffi.wasmtime_config_memory_may_move_set(config.ptr(), False)  # noqa: FBT003
-        self.engine = wasmtime.Engine(config)
+        with _lifecycle:
+            self.engine = _engine()
         try:
             self.code = wasmtime.Module(self.engine, wasm)
         except wasmtime.WasmtimeError as error:
             raise WasmError(_first_line(error)) from error
         # Memory for what the code itself holds, which is no more than its size.
         self.first_pages = 16 + len(wasm) // PAGE_BYTES
-        _tick(self.engine)
         self.host_functions: Mapping[int, tuple[str, Builtin | ReadsClock]] = {}
         probe = Instance(self, b"{}", max_pages=self.first_pages + 16)
         try:
@@ -427,21 +423,30 @@ _SIGNATURES: Final = {
 }
 
 
-def _tick(engine: wasmtime.Engine) -> None:
-    """Let the clock of `engine` tick for as long as there is one."""
-    wanted = weakref.ref(engine)
+@functools.cache
+def _engine() -> wasmtime.Engine:
+    """Return the engine of all modules, whose clock ticks from now on.
 
-    def run() -> None:
+    One for the whole process, which is never freed. A clock that only looked whether
+    its engine is still there could look while that is being freed: a weak reference
+    lives until after the finalizer. To be called under `_lifecycle`: two of them would
+    be one too many.
+    """
+    config = wasmtime.Config()
+    config.epoch_interruption = True
+    # Within its reservation of 4 GiB memory grows where it is, so that its address is
+    # asked for once.
+    ffi.wasmtime_config_memory_may_move_set(config.ptr(), False)  # noqa: FBT003
+    engine = wasmtime.Engine(config)
+
+    def tick() -> None:
         pause = threading.Event()
         while True:
             pause.wait(TICK_S)
-            alive = wanted()
-            if alive is None:
-                return
-            alive.increment_epoch()
-            del alive
+            engine.increment_epoch()
 
-    threading.Thread(target=run, name="policy-clock", daemon=True).start()
+    threading.Thread(target=tick, name="policy-clock", daemon=True).start()
+    return engine
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from opapywasm import OpaWasmPolicy
 
 from authz_server.errors import PolicyError, Reason
 from authz_server.policy.building import shipped_wasm
+from authz_server.policy.builtins.table import HOST_FUNCTIONS
 from authz_server.policy.compiler import compile_policy
 from authz_server.policy.document import load_policy
 from authz_server.policy.engine import (
@@ -23,7 +25,7 @@ from authz_server.policy.engine import (
     _read_result,
     _read_verdict,
 )
-from authz_server.policy.wasm import PAGE_BYTES, Instance, WasmError
+from authz_server.policy.wasm import PAGE_BYTES, Instance, Module, WasmError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plant-7.yaml"
 
@@ -186,6 +188,27 @@ def test_no_answer_is_undefined_not_a_denial() -> None:
 def test_bytes_that_are_no_policy_are_refused(wasm: bytes, data: bytes) -> None:
     with pytest.raises(PolicyError, match="cannot be loaded"):
         Engine(wasm, data, timeout_s=1.0, instances=1)
+
+
+def test_memory_grows_where_it_is() -> None:
+    """Its address is asked for once."""
+    module = Module(shipped_wasm(), HOST_FUNCTIONS)
+    instance = Instance(module, b'{"access":{}}', max_pages=32_768)
+    try:
+        for pages in (1, 100, 5_000, 20_000):
+            instance._memory.grow(instance._store, pages)
+            pointer = instance._memory.data_ptr(instance._store)
+            assert ctypes.cast(pointer, ctypes.c_void_p).value == instance._base
+    finally:
+        instance.close()
+
+
+def test_all_modules_have_one_engine_and_one_clock() -> None:
+    """An engine of its own would be freed with it, perhaps while its clock ticks."""
+    modules = [Module(shipped_wasm(), HOST_FUNCTIONS) for _ in range(2)]
+    assert modules[0].engine is modules[1].engine
+    clocks = [each for each in threading.enumerate() if each.name == "policy-clock"]
+    assert len(clocks) == 1
 
 
 def test_data_that_is_not_json_is_refused() -> None:
