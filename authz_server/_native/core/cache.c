@@ -1,0 +1,467 @@
+#include "cache.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "cache_entry.h"
+#include "cache_order.h"
+#include "cache_revisions.h"
+#include "cache_table.h"
+
+struct dc_cache {
+    /* Never change after dc_cache_create. */
+    dc_allocator allocator;
+    dc_siphash_key key;
+    size_t max_entries, max_bytes;
+
+    pthread_mutex_t lock; /* guards all that follows */
+    dc_table table;
+    dc_order order;
+    dc_revisions revisions;
+    uint32_t uses; /* puts and hits so far; may run over */
+    dc_stats stats;
+};
+
+static void *
+allocate(dc_cache *cache, size_t size)
+{
+    return cache->allocator.allocate(cache->allocator.context, size);
+}
+
+static void
+release(dc_cache *cache, void *memory)
+{
+    cache->allocator.release(cache->allocator.context, memory);
+}
+
+/* Frees entries that are linked by `older`; needs no lock. */
+static void
+release_entries(dc_cache *cache, dc_entry *entry)
+{
+    while (entry != NULL) {
+        dc_entry *older = entry->older;
+        release(cache, entry);
+        entry = older;
+    }
+}
+
+dc_cache *
+dc_cache_create(size_t max_entries, size_t max_bytes,
+                const unsigned char seed[DC_SEED_BYTES], const dc_allocator *allocator)
+{
+    dc_cache *cache = allocator->allocate(allocator->context, sizeof *cache);
+    if (cache == NULL) {
+        return NULL;
+    }
+    memset(cache, 0, sizeof *cache);
+    cache->allocator = *allocator;
+    cache->key = dc_siphash_key_of(seed);
+    cache->revisions.key = cache->key;
+    cache->max_entries = max_entries;
+    cache->max_bytes = max_bytes;
+    const size_t by_bytes = max_bytes / DC_ENTRY_OVERHEAD;
+    if (!dc_table_open(&cache->table, by_bytes < max_entries ? by_bytes : max_entries,
+                       allocator)) {
+        release(cache, cache);
+        return NULL;
+    }
+    if (pthread_mutex_init(&cache->lock, NULL) != 0) {
+        dc_table_close(&cache->table);
+        release(cache, cache);
+        return NULL;
+    }
+    return cache;
+}
+
+void
+dc_cache_destroy(dc_cache *cache)
+{
+    if (cache == NULL) {
+        return;
+    }
+    dc_cache_clear(cache);
+    dc_table_close(&cache->table);
+    pthread_mutex_destroy(&cache->lock);
+    const dc_allocator allocator = cache->allocator;
+    allocator.release(allocator.context, cache);
+}
+
+/* Takes an entry out of everything. The caller frees it, once the lock is free. */
+static void
+forget(dc_cache *cache, dc_entry *entry)
+{
+    dc_table_remove(&cache->table, entry);
+    dc_order_remove(&cache->order, entry);
+    dc_revisions_drop(&cache->revisions, entry->revision, &cache->allocator);
+    cache->stats.entries--;
+    cache->stats.bytes -= dc_entry_cost(entry);
+}
+
+static bool
+answers(const dc_entry *entry, const dc_revision *revision, dc_instant now)
+{
+    return entry->revision == revision && now.steady_s < entry->expires_s &&
+           entry->valid_from_s <= now.wall_s && now.wall_s <= entry->valid_until_s;
+}
+
+/* Ends an entry for good, whatever the clocks will say or the revision will be. It stays
+ * where it is: the decision that is made now instead takes over from it (see admit). */
+static void
+end(dc_entry *entry)
+{
+    entry->expires_s = -INFINITY;
+    dc_order_leave(entry);
+}
+
+/* Under the lock. */
+static dc_status
+recall(dc_cache *cache, uint64_t hash, dc_bytes key, dc_bytes revision, dc_instant now,
+       unsigned char *buffer, size_t capacity, dc_answer *answer)
+{
+    dc_entry *entry = dc_table_find(&cache->table, hash, key);
+    if (entry == NULL) {
+        cache->stats.misses++;
+        return DC_MISS;
+    }
+    if (!answers(entry, dc_revisions_find(&cache->revisions, revision), now)) {
+        end(entry);
+        cache->stats.misses++;
+        return DC_MISS;
+    }
+    *answer = (dc_answer){
+        .response_len = dc_entry_response_len(entry),
+        .record_len = dc_entry_record_len(entry),
+        .reason = dc_entry_reason(entry),
+        .expires_s = entry->expires_s,
+        .valid_from_s = entry->valid_from_s,
+        .valid_until_s = entry->valid_until_s,
+    };
+    const size_t len = answer->response_len + answer->record_len;
+    if (len > capacity) {
+        return DC_SMALL_BUFFER;
+    }
+    dc_copy(buffer, entry->bytes + entry->key_len, len);
+    dc_order_visit(entry);
+    entry->used = ++cache->uses;
+    cache->stats.hits++;
+    return DC_OK;
+}
+
+dc_status
+dc_cache_get(dc_cache *cache, dc_bytes key, dc_bytes revision, dc_instant now,
+             unsigned char *buffer, size_t capacity, dc_answer *answer)
+{
+    const uint64_t hash = dc_siphash_1_3(cache->key, key.data, key.len);
+    dc_table_prefetch(&cache->table, hash);
+    pthread_mutex_lock(&cache->lock);
+    const dc_status status =
+        recall(cache, hash, key, revision, now, buffer, capacity, answer);
+    pthread_mutex_unlock(&cache->lock);
+    return status;
+}
+
+/* Makes an entry of `decision`; NULL: no memory. */
+static dc_entry *
+compose(dc_cache *cache, dc_bytes key, const dc_decision *decision)
+{
+    const size_t len = key.len + decision->response.len + decision->record.len;
+    const size_t size = offsetof(dc_entry, bytes) + len;
+    dc_entry *entry = allocate(cache, size > sizeof *entry ? size : sizeof *entry);
+    if (entry == NULL) {
+        return NULL;
+    }
+    entry->newer = entry->older = NULL;
+    entry->revision = NULL;
+    entry->expires_s = decision->expires_s;
+    entry->valid_from_s = decision->valid_from_s;
+    entry->valid_until_s = decision->valid_until_s;
+    entry->hash = entry->used = 0;
+    entry->key_len = (uint32_t)key.len;
+    entry->response = (uint32_t)decision->response.len |
+                      (uint32_t)decision->reason << DC_LENGTH_BITS;
+    entry->record = (uint32_t)decision->record.len;
+    unsigned char *at = entry->bytes;
+    dc_copy(at, key.data, key.len);
+    at += key.len;
+    dc_copy(at, decision->response.data, decision->response.len);
+    at += decision->response.len;
+    dc_copy(at, decision->record.data, decision->record.len);
+    return entry;
+}
+
+/* Under the lock: makes room for `entry` and lets it in. What has to go is put before
+ * `*gone`, which is the older entry of the key if there was one: then the key has been
+ * asked for again, and the new entry begins as a visited one. False: no memory, and
+ * `entry` is nowhere. */
+static bool
+admit(dc_cache *cache, uint64_t hash, dc_bytes revision, dc_entry *entry,
+      dc_entry **gone)
+{
+    const size_t cost = dc_entry_cost(entry);
+    if (*gone != NULL) {
+        dc_order_visit(entry);
+    }
+    entry->revision = dc_revisions_hold(&cache->revisions, revision, &cache->allocator);
+    if (entry->revision == NULL) {
+        return false;
+    }
+    while (cache->stats.entries >= cache->max_entries ||
+           cache->stats.bytes > cache->max_bytes - cost) {
+        dc_entry *victim = dc_order_victim(&cache->order);
+        forget(cache, victim);
+        victim->older = *gone;
+        *gone = victim;
+        cache->stats.evictions++;
+    }
+    if (!dc_table_insert(&cache->table, hash, entry)) {
+        dc_revisions_drop(&cache->revisions, entry->revision, &cache->allocator);
+        return false;
+    }
+    dc_order_push(&cache->order, entry);
+    entry->used = ++cache->uses;
+    cache->stats.entries++;
+    cache->stats.bytes += cost;
+    return true;
+}
+
+dc_status
+dc_cache_put(dc_cache *cache, dc_bytes key, dc_bytes revision,
+             const dc_decision *decision)
+{
+    const uint64_t hash = dc_siphash_1_3(cache->key, key.data, key.len);
+    const bool has_room =
+        cache->max_entries > 0 && key.len <= UINT32_MAX &&
+        decision->response.len <= DC_MAX_VALUE_BYTES &&
+        decision->record.len <= DC_MAX_VALUE_BYTES &&
+        key.len + decision->response.len + decision->record.len + DC_ENTRY_OVERHEAD <=
+            cache->max_bytes;
+    dc_entry *entry = has_room ? compose(cache, key, decision) : NULL;
+    dc_status status = entry != NULL ? DC_OK : has_room ? DC_NO_MEMORY : DC_NOT_KEPT;
+
+    pthread_mutex_lock(&cache->lock);
+    dc_entry *gone = dc_table_find(&cache->table, hash, key);
+    if (gone != NULL) {
+        forget(cache, gone);
+        gone->older = NULL;
+    }
+    if (entry != NULL && !admit(cache, hash, revision, entry, &gone)) {
+        entry->older = gone;
+        gone = entry;
+        status = DC_NO_MEMORY;
+    }
+    pthread_mutex_unlock(&cache->lock);
+    release_entries(cache, gone);
+    return status;
+}
+
+void
+dc_cache_clear(dc_cache *cache)
+{
+    pthread_mutex_lock(&cache->lock);
+    dc_entry *entries = cache->order.newest;
+    for (dc_entry *entry = entries; entry != NULL; entry = entry->older) {
+        dc_revisions_drop(&cache->revisions, entry->revision, &cache->allocator);
+    }
+    cache->order = (dc_order){0};
+    void *memory = dc_table_empty(&cache->table);
+    cache->stats.entries = cache->stats.bytes = 0;
+    pthread_mutex_unlock(&cache->lock);
+    release_entries(cache, entries);
+    dc_table_release(&cache->table, memory);
+}
+
+dc_stats
+dc_cache_stats(dc_cache *cache)
+{
+    pthread_mutex_lock(&cache->lock);
+    const dc_stats stats = cache->stats;
+    pthread_mutex_unlock(&cache->lock);
+    return stats;
+}
+
+/* A key that is perhaps among the last used. */
+typedef struct {
+    int32_t age; /* in uses, from when the walk began; after 2^31 uses a lie, no harm */
+    uint32_t hash;
+} candidate;
+
+static int
+compare_ages(const void *a, const void *b)
+{
+    const int32_t x = ((const candidate *)a)->age, y = ((const candidate *)b)->age;
+    return (x > y) - (x < y);
+}
+
+/* Replaces the oldest of a heap, and lets the new one sink to its place. */
+static void
+replace_oldest(candidate *heap, size_t count, candidate new)
+{
+    size_t at = 0;
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= count) {
+            break;
+        }
+        if (child + 1 < count && heap[child + 1].age > heap[child].age) {
+            child++;
+        }
+        if (heap[child].age <= new.age) {
+            break;
+        }
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = new;
+}
+
+/* Adds one at the end of a heap, and lets it rise. */
+static void
+add_candidate(candidate *heap, size_t count, candidate new)
+{
+    size_t at = count;
+    while (at > 0 && heap[(at - 1) / 2].age < new.age) {
+        heap[at] = heap[(at - 1) / 2];
+        at = (at - 1) / 2;
+    }
+    heap[at] = new;
+}
+
+/* Under the lock: offers every entry of one segment to the heap. */
+static void
+offer(const dc_segment *segment, uint32_t now, candidate *heap, size_t *count,
+      size_t wanted)
+{
+    for (uint32_t i = 0; i < segment->bucket_count; i++) {
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            const dc_entry *entry = segment->buckets[i].entries[slot];
+            if (entry == NULL) {
+                continue;
+            }
+            const candidate new = {(int32_t)(now - entry->used), entry->hash};
+            if (*count < wanted) {
+                add_candidate(heap, *count, new);
+                ++*count;
+            } else if (new.age < heap[0].age) {
+                replace_oldest(heap, *count, new);
+            }
+        }
+    }
+}
+
+/* Copies the key of a candidate. DC_MISS: its entry is gone meanwhile. */
+static dc_status
+copy_key(dc_cache *cache, candidate wanted, uint32_t now, dc_bytes *key)
+{
+    dc_status status = DC_MISS;
+    pthread_mutex_lock(&cache->lock);
+    const dc_entry *entry = dc_table_find_used(&cache->table, wanted.hash,
+                                               now - (uint32_t)wanted.age, now);
+    if (entry != NULL) {
+        unsigned char *copy = allocate(cache, entry->key_len + 1u);
+        status = copy != NULL ? DC_OK : DC_NO_MEMORY;
+        if (copy != NULL) {
+            dc_copy(copy, entry->bytes, entry->key_len);
+            *key = (dc_bytes){copy, entry->key_len};
+        }
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return status;
+}
+
+dc_status
+dc_cache_latest(dc_cache *cache, size_t count, dc_keys **keys)
+{
+    pthread_mutex_lock(&cache->lock);
+    const uint32_t now = cache->uses;
+    const size_t wanted = count < cache->stats.entries ? count : cache->stats.entries;
+    pthread_mutex_unlock(&cache->lock);
+
+    candidate *heap = allocate(cache, (wanted + 1) * sizeof *heap);
+    dc_keys *found = allocate(cache, sizeof *found + wanted * sizeof found->keys[0]);
+    if (heap == NULL || found == NULL) {
+        release(cache, heap);
+        release(cache, found);
+        return DC_NO_MEMORY;
+    }
+    size_t filled = 0;
+    for (size_t i = 0; wanted > 0 && i < cache->table.segment_count; i++) {
+        pthread_mutex_lock(&cache->lock);
+        offer(&cache->table.segments[i], now, heap, &filled, wanted);
+        pthread_mutex_unlock(&cache->lock);
+    }
+    qsort(heap, filled, sizeof *heap, compare_ages);
+    dc_status status = DC_OK;
+    found->count = 0;
+    for (size_t i = 0; i < filled && status != DC_NO_MEMORY; i++) {
+        status = copy_key(cache, heap[i], now, &found->keys[found->count]);
+        found->count += status == DC_OK;
+    }
+    release(cache, heap);
+    if (status == DC_NO_MEMORY) {
+        dc_keys_free(cache, found);
+        return DC_NO_MEMORY;
+    }
+    *keys = found;
+    return DC_OK;
+}
+
+void
+dc_keys_free(dc_cache *cache, dc_keys *keys)
+{
+    for (size_t i = 0; keys != NULL && i < keys->count; i++) {
+        release(cache, (void *)(uintptr_t)keys->keys[i].data);
+    }
+    release(cache, keys);
+}
+
+/* The first invariant of the order and the entries in it that does not hold. */
+static const char *
+check_entries(dc_cache *cache)
+{
+    size_t entries = 0, bytes = 0;
+    const dc_entry *newer = NULL;
+    bool has_hand = cache->order.hand == NULL;
+    for (dc_entry *at = cache->order.newest; at != NULL; newer = at, at = at->older) {
+        if (at->newer != newer || ++entries > cache->stats.entries) {
+            return "the order of entries is not one chain";
+        }
+        const dc_bytes key = {at->bytes, at->key_len};
+        const uint64_t hash = dc_siphash_1_3(cache->key, key.data, key.len);
+        if (at->hash != (uint32_t)hash || dc_table_find(&cache->table, hash, key) != at) {
+            return "an entry is not found by its key";
+        }
+        bytes += dc_entry_cost(at);
+        has_hand = has_hand || at == cache->order.hand;
+    }
+    if (cache->order.oldest != newer || entries != cache->stats.entries) {
+        return "the order of entries does not end at the oldest";
+    }
+    if (!has_hand) {
+        return "the hand points at no entry";
+    }
+    if (bytes != cache->stats.bytes) {
+        return "the bytes are not those of the entries";
+    }
+    return NULL;
+}
+
+const char *
+dc_cache_check(dc_cache *cache)
+{
+    pthread_mutex_lock(&cache->lock);
+    const char *fault = check_entries(cache);
+    if (fault == NULL && !dc_table_is_whole(&cache->table, cache->stats.entries)) {
+        fault = "the table is not whole";
+    }
+    if (fault == NULL &&
+        !dc_revisions_are_whole(&cache->revisions, cache->stats.entries)) {
+        fault = "the revisions do not hold the entries";
+    }
+    if (fault == NULL && (cache->stats.entries > cache->max_entries ||
+                          cache->stats.bytes > cache->max_bytes)) {
+        fault = "the cache is larger than it may be";
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return fault;
+}

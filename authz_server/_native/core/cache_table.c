@@ -1,0 +1,291 @@
+#include "cache_table.h"
+
+#define CACHE_LINE 64
+#define SEGMENT_ENTRIES 256
+#define MAX_SEGMENTS 65536u
+#define MAX_BUCKETS 65536u /* as many as 16 bits of hash tell apart */
+#define FULL_PER_BUCKET 6  /* a segment grows when its buckets hold more on average */
+#define STUCK 255
+
+#if defined(__GNUC__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+
+static uint8_t
+tag_of(uint64_t hash)
+{
+    const uint8_t tag = (uint8_t)(hash >> 56);
+    return tag != 0 ? tag : 1;
+}
+
+static dc_segment *
+segment_of(const dc_table *table, uint64_t hash)
+{
+    return &table->segments[hash & (table->segment_count - 1)];
+}
+
+static uint32_t
+home_of(uint32_t bucket_count, uint32_t hash)
+{
+    return (uint32_t)(((uint64_t)(hash >> 16) * bucket_count) >> 16);
+}
+
+static uint32_t
+next_to(const dc_segment *segment, uint32_t bucket)
+{
+    return bucket + 1 < segment->bucket_count ? bucket + 1 : 0;
+}
+
+bool
+dc_table_open(dc_table *table, size_t entries, const dc_allocator *allocator)
+{
+    table->allocator = *allocator;
+    table->segment_count = 1;
+    while (table->segment_count < MAX_SEGMENTS &&
+           table->segment_count < entries / SEGMENT_ENTRIES) {
+        table->segment_count *= 2;
+    }
+    const size_t size = table->segment_count * sizeof *table->segments;
+    table->segments = allocator->allocate(allocator->context, size);
+    if (table->segments == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < table->segment_count; i++) {
+        table->segments[i] = (dc_segment){NULL, NULL, 0, 0};
+    }
+    return true;
+}
+
+void
+dc_table_close(dc_table *table)
+{
+    dc_table_release(table, dc_table_empty(table));
+    table->allocator.release(table->allocator.context, table->segments);
+    table->segments = NULL;
+}
+
+void
+dc_table_prefetch(const dc_table *table, uint64_t hash)
+{
+    PREFETCH(segment_of(table, hash));
+}
+
+static bool
+has_key(const dc_entry *entry, uint64_t hash, dc_bytes key)
+{
+    return entry->hash == (uint32_t)hash && entry->key_len == key.len &&
+           dc_is_equal(entry->bytes, key.data, key.len);
+}
+
+dc_entry *
+dc_table_find(const dc_table *table, uint64_t hash, dc_bytes key)
+{
+    const dc_segment *segment = segment_of(table, hash);
+    const uint8_t tag = tag_of(hash);
+    uint32_t at = home_of(segment->bucket_count, (uint32_t)hash);
+    for (uint32_t i = 0; i < segment->bucket_count; i++) {
+        const dc_bucket *bucket = &segment->buckets[at];
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            if (bucket->tags[slot] != tag) {
+                continue;
+            }
+            dc_entry *entry = bucket->entries[slot];
+            PREFETCH((const char *)entry + CACHE_LINE); /* its key, while it is asked */
+            if (has_key(entry, hash, key)) {
+                return entry;
+            }
+        }
+        if (bucket->passed == 0) {
+            break;
+        }
+        at = next_to(segment, at);
+    }
+    return NULL;
+}
+
+const dc_entry *
+dc_table_find_used(const dc_table *table, uint32_t hash, uint32_t used, uint32_t now)
+{
+    const dc_segment *segment = segment_of(table, hash);
+    uint32_t at = home_of(segment->bucket_count, hash);
+    for (uint32_t i = 0; i < segment->bucket_count; i++) {
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            const dc_entry *entry = segment->buckets[at].entries[slot];
+            if (entry != NULL && entry->hash == hash &&
+                (entry->used == used || (int32_t)(entry->used - now) > 0)) {
+                return entry;
+            }
+        }
+        at = next_to(segment, at);
+    }
+    return NULL;
+}
+
+/* Puts the entry into the first free slot from its home on: there is one. */
+static void
+place(dc_segment *segment, uint8_t tag, dc_entry *entry)
+{
+    uint32_t at = home_of(segment->bucket_count, entry->hash);
+    for (;;) {
+        dc_bucket *bucket = &segment->buckets[at];
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            if (bucket->tags[slot] == 0) {
+                bucket->tags[slot] = tag;
+                bucket->entries[slot] = entry;
+                segment->entry_count++;
+                return;
+            }
+        }
+        if (bucket->passed != STUCK) {
+            bucket->passed++;
+        }
+        at = next_to(segment, at);
+    }
+}
+
+/* Moves the segment to more buckets. False: no memory, and nothing has changed. */
+static bool
+grow(dc_table *table, dc_segment *segment)
+{
+    const uint32_t old = segment->bucket_count;
+    const uint32_t count = old + old / 4 + 1;
+    if (count > MAX_BUCKETS) {
+        return false;
+    }
+    const size_t size = count * sizeof(dc_bucket);
+    void *memory =
+        table->allocator.allocate(table->allocator.context, size + CACHE_LINE - 1);
+    if (memory == NULL) {
+        return false;
+    }
+    const size_t beyond = (uintptr_t)memory % CACHE_LINE;
+    char *begin = (char *)memory + (beyond != 0 ? CACHE_LINE - beyond : 0);
+    memset(begin, 0, size);
+    dc_segment larger = {(dc_bucket *)(void *)begin, memory, count, 0};
+    for (uint32_t i = 0; i < old; i++) {
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            if (segment->buckets[i].tags[slot] != 0) {
+                place(&larger, segment->buckets[i].tags[slot],
+                      segment->buckets[i].entries[slot]);
+            }
+        }
+    }
+    table->allocator.release(table->allocator.context, segment->memory);
+    *segment = larger;
+    return true;
+}
+
+bool
+dc_table_insert(dc_table *table, uint64_t hash, dc_entry *entry)
+{
+    dc_segment *segment = segment_of(table, hash);
+    const uint64_t buckets = segment->bucket_count;
+    if (segment->entry_count + 1 > buckets * FULL_PER_BUCKET &&
+        !grow(table, segment) && segment->entry_count >= buckets * DC_BUCKET_SLOTS) {
+        return false;
+    }
+    entry->hash = (uint32_t)hash;
+    place(segment, tag_of(hash), entry);
+    return true;
+}
+
+void
+dc_table_remove(dc_table *table, const dc_entry *entry)
+{
+    dc_segment *segment = segment_of(table, entry->hash);
+    uint32_t at = home_of(segment->bucket_count, entry->hash);
+    for (;;) {
+        dc_bucket *bucket = &segment->buckets[at];
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            if (bucket->entries[slot] == entry) {
+                bucket->tags[slot] = 0;
+                bucket->entries[slot] = NULL;
+                segment->entry_count--;
+                return;
+            }
+        }
+        if (bucket->passed != STUCK) {
+            bucket->passed--;
+        }
+        at = next_to(segment, at);
+    }
+}
+
+void *
+dc_table_empty(dc_table *table)
+{
+    void *chain = NULL;
+    for (size_t i = 0; i < table->segment_count; i++) {
+        dc_segment *segment = &table->segments[i];
+        if (segment->memory != NULL) {
+            memcpy(segment->memory, &chain, sizeof chain);
+            chain = segment->memory;
+            *segment = (dc_segment){NULL, NULL, 0, 0};
+        }
+    }
+    return chain;
+}
+
+void
+dc_table_release(const dc_table *table, void *memory)
+{
+    while (memory != NULL) {
+        void *next;
+        memcpy(&next, memory, sizeof next);
+        table->allocator.release(table->allocator.context, memory);
+        memory = next;
+    }
+}
+
+/* How many entries should have passed the bucket `passed` on the way from their home. */
+static uint32_t
+count_passed(const dc_segment *segment, uint32_t passed)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < segment->bucket_count; i++) {
+        for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+            const dc_entry *entry = segment->buckets[i].entries[slot];
+            if (entry == NULL) {
+                continue;
+            }
+            const uint32_t home = home_of(segment->bucket_count, entry->hash);
+            const uint32_t way = (i + segment->bucket_count - home);
+            const uint32_t here = (passed + segment->bucket_count - home);
+            count += here % segment->bucket_count < way % segment->bucket_count;
+        }
+    }
+    return count;
+}
+
+bool
+dc_table_is_whole(const dc_table *table, size_t entries)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < table->segment_count; i++) {
+        const dc_segment *segment = &table->segments[i];
+        size_t used = 0;
+        for (uint32_t at = 0; at < segment->bucket_count; at++) {
+            const dc_bucket *bucket = &segment->buckets[at];
+            for (size_t slot = 0; slot < DC_BUCKET_SLOTS; slot++) {
+                const dc_entry *entry = bucket->entries[slot];
+                if ((bucket->tags[slot] != 0) != (entry != NULL)) {
+                    return false;
+                }
+                if (entry != NULL && segment_of(table, entry->hash) != segment) {
+                    return false;
+                }
+                used += entry != NULL;
+            }
+            if (bucket->passed != STUCK && bucket->passed != count_passed(segment, at)) {
+                return false;
+            }
+        }
+        if (used != segment->entry_count) {
+            return false;
+        }
+        total += used;
+    }
+    return total == entries;
+}
