@@ -68,6 +68,25 @@ equal_hashes_do_not_share_an_entry(void)
     dc_table_close(&table);
 }
 
+/* Nor does one key that begins with the other. */
+static void
+a_key_is_not_its_beginning(void)
+{
+    const dc_allocator allocator = dc_system_allocator();
+    const uint64_t hash = 1;
+    dc_table table;
+    dc_entry *entry = calloc(1, sizeof *entry);
+    CHECK(entry != NULL && dc_table_open(&table, 10, &allocator));
+    memcpy(entry->bytes, "kk", 2);
+    entry->key_len = 2;
+    CHECK(dc_table_insert(&table, hash, entry));
+    CHECK(dc_table_find(&table, hash, bytes_of("kk")) == entry);
+    CHECK(dc_table_find(&table, hash, bytes_of("k")) == NULL);
+    CHECK(dc_table_find(&table, hash, bytes_of("")) == NULL);
+    dc_table_close(&table);
+    free(entry);
+}
+
 static void
 an_answer_needs_room(void)
 {
@@ -277,6 +296,7 @@ main(void)
 {
     siphash_gives_the_published_values();
     equal_hashes_do_not_share_an_entry();
+    a_key_is_not_its_beginning();
     an_answer_needs_room();
     values_that_are_too_long_are_not_kept();
     revisions_go_with_their_entries();

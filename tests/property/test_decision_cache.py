@@ -122,9 +122,7 @@ class SideBySideMachine(RuleBasedStateMachine):
         since_s: float,
         until_s: float,
     ) -> None:
-        entry = Entry(
-            response, record, reason, revision, lifetime_s, since_s, until_s
-        )
+        entry = Entry(response, record, reason, revision, lifetime_s, since_s, until_s)
         self.twin.put(key, entry)
         self.native.put(key, entry)
 

@@ -8,7 +8,7 @@
  *   - the steady clock is before its end, and the wall clock within its dates.
  *
  * C11 and POSIX threads; no globals, no clock, no random source, no Python. Safe to share
- * between threads: one mutex, held for well under a microsecond (figures: cache.c). */
+ * between threads: one mutex (why one, and for how long: cache.c). */
 
 #ifndef AUTHZ_CORE_CACHE_H
 #define AUTHZ_CORE_CACHE_H

@@ -364,9 +364,7 @@ def test_the_native_cache_refuses_what_it_was_not_made_for(
 ) -> None:
     decisions = _core.DecisionCache(max_entries=10, max_bytes=10_000)
     decisions.put(b"a", entry())
-    with pytest.raises(
-        (TypeError, AttributeError, UnicodeEncodeError, OverflowError)
-    ):
+    with pytest.raises((TypeError, AttributeError, UnicodeEncodeError, OverflowError)):
         call(decisions)
     assert is_there(decisions, b"a")
     decisions.check()
