@@ -36,7 +36,7 @@ def compile_plan(
     signals: tuple[bytes, ...],
     outlines: tuple[tuple[bytes, tuple[tuple[int, int], ...]], ...],
     json_models: tuple[tuple[bytes, bytes], ...],
-    reads_claims: bool,
+    claims_name: bytes,
     is_for_twin: bool,
     /,
 ) -> object: ...

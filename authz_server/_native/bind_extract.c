@@ -154,33 +154,34 @@ models_of(PyObject *tuple, authz_json_model **models, size_t *count)
 
 PyDoc_STRVAR(compile_plan_doc,
              "compile_plan(headers, credentials, signals, outlines, json_models, "
-             "reads_claims, is_for_twin)\n--\n\n"
+             "claims_name, is_for_twin)\n--\n\n"
              "Return a plan for the extractor, as a capsule.\n\n"
-             "All but the last two are tuples: of names; of (path, ((number, keep), ...)) "
-             "with 0 for VALUE, 1 for EACH, 2 for PRESENCE; of (path, key). Names, paths "
-             "and keys are bytes.");
+             "The first five are tuples: of names; of (path, ((number, keep), ...)) with 0 "
+             "for VALUE, 1 for EACH, 2 for PRESENCE; of (path, key). Names, paths and "
+             "keys are bytes.");
 
 static PyObject *
 compile_plan(PyObject *module, PyObject *arguments)
 {
     (void)module;
     PyObject *lists[AUTHZ_HEADER_LISTS], *outlines, *models;
-    int reads_claims, is_for_twin;
-    if (!PyArg_ParseTuple(arguments, "O!O!O!O!O!pp:compile_plan", &PyTuple_Type,
+    PyObject *claims_name;
+    int is_for_twin;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!O!O!Sp:compile_plan", &PyTuple_Type,
                           &lists[AUTHZ_HEADERS], &PyTuple_Type,
                           &lists[AUTHZ_CREDENTIALS], &PyTuple_Type,
                           &lists[AUTHZ_SIGNALS], &PyTuple_Type, &outlines,
-                          &PyTuple_Type, &models, &reads_claims, &is_for_twin)) {
+                          &PyTuple_Type, &models, &claims_name, &is_for_twin)) {
         return NULL;
     }
     PyObject *capsule = NULL;
     authz_span *names[AUTHZ_HEADER_LISTS] = {NULL};
     authz_outline *outline_items = NULL;
     authz_json_model *model_items = NULL;
-    authz_plan_source source = {
-        .reads_claims = reads_claims != 0,
-        .is_for_twin = is_for_twin != 0,
-    };
+    authz_plan_source source = {.is_for_twin = is_for_twin != 0};
+    if (bytes_of(claims_name, &source.claims_name) < 0) {
+        return NULL;
+    }
     for (size_t list = 0; list < AUTHZ_HEADER_LISTS; list++) {
         if (names_of(lists[list], &names[list], &source.lists[list].count) < 0) {
             goto done;

@@ -30,12 +30,12 @@ def compile_plan(plan: Plan) -> object:
             _encoded(plan.signals),
             tuple((path, _fields(outline)) for path, outline in plan.outlines.items()),
             _models(plan.json_models),
-            bool(plan.jwt_payload),
+            plan.jwt_payload.encode("utf-8"),
             plan.document is not None,
         )
     except (OverflowError, UnicodeEncodeError):
         # More than the core takes, or a key that is no text: the twin's alone.
-        return _core.compile_plan((), (), (), (), (), False, True)  # noqa: FBT003
+        return _core.compile_plan((), (), (), (), (), b"", True)  # noqa: FBT003
 
 
 def _encoded(names: tuple[str, ...]) -> tuple[bytes, ...]:

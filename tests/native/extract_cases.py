@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
+import struct
 import zlib
 from collections.abc import Iterator
 
@@ -180,17 +182,80 @@ def attributes(rng: random.Random) -> list[Field]:
     found += [
         (10, LEN, [(1, LEN, key), (2, LEN, value)]) for key, value in extensions.items()
     ]
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         found.append((11, LEN, metadata(rng)))
     return found
 
 
+TEXTS = (
+    *(b"", b"sub", b"me", b"groups", b"jwt", b'a\x00\x1f\x7f"\\/\n\r\t\b\f'),
+    "\u00e9\u20ac\uffff\U0001f600\U0010ffff".encode(),
+    *(b"\xff", b"\xed\xa0\x80"),
+)
+DOUBLES = (
+    *(0.0, -0.0, 1.0, -1.0, 1732600000.0, 2.0**53, -(2.0**53)),
+    *(2.0**53 + 2, 0.5, 1e300, math.inf, math.nan),
+)
+
+
 def metadata(rng: random.Random) -> list[Field]:
     """Return a Metadata, now and then with claims."""
-    claims = [(1, LEN, [(1, LEN, b"sub"), (2, LEN, [(3, LEN, b"me")])])]
-    struct = [(1, LEN, [(1, LEN, b"jwt"), (2, LEN, [(5, LEN, claims)])])]
-    name = rng.choice((b"envoy.filters.http.jwt_authn", b"other", b"other", b""))
-    return [(1, LEN, [(1, LEN, name), (2, LEN, struct)])]
+    found: list[Field] = []
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        name = rng.choice((b"envoy.filters.http.jwt_authn",) * 3 + (b"other", b""))
+        top = struct_of(rng, 0)
+        payload = [(5, LEN, struct_of(rng, 1))]
+        if rng.random() < 0.1:
+            payload = [value_of(rng, 0)]
+        top.append((1, LEN, [(1, LEN, b"jwt"), (2, LEN, payload)]))
+        if rng.random() < 0.05:
+            depth = rng.choice((15, 16, 17, 18))
+            top.append((1, LEN, [(1, LEN, b"deep"), (2, LEN, nested(rng, depth))]))
+        if rng.random() < 0.15:
+            break_tree(rng, top)
+        found.append((1, LEN, [(1, LEN, name), (2, LEN, top)]))
+    return found
+
+
+def struct_of(rng: random.Random, depth: int) -> list[Field]:
+    """Return a Struct, whose names seldom come twice."""
+    names = rng.sample(TEXTS[:7], rng.randrange(4))
+    if rng.random() < 0.02:
+        names += [rng.choice(TEXTS)]
+    if rng.random() < 0.01:
+        names = [b"%d" % number for number in range(rng.choice((63, 64, 65, 70)))]
+    if depth == 0:
+        names = [name for name in names if name != b"jwt"]
+    return [
+        (1, LEN, [(1, LEN, name), (2, LEN, [value_of(rng, depth)])]) for name in names
+    ]
+
+
+def value_of(rng: random.Random, depth: int) -> Field:
+    """Return the one field of a Value."""
+    kind = rng.randrange(1, 7 if depth < 3 else 5)
+    if kind in {1, 4}:
+        return kind, 0, rng.choice((0, 0, 1, 2**63))
+    if kind == 2:
+        return kind, 1, struct.pack("<d", rng.choice(DOUBLES[:7] * 5 + DOUBLES))
+    if kind == 3:
+        return kind, LEN, rng.choice(TEXTS[:7] * 4 + TEXTS)
+    if kind == 5:
+        return kind, LEN, struct_of(rng, depth + 1)
+    number = rng.choice((1,) * 30 + (2,))
+    items = [value_of(rng, depth + 1) for _ in range(rng.randrange(3))]
+    return kind, LEN, [(number, LEN, [item]) for item in items]
+
+
+def nested(rng: random.Random, depth: int) -> list[Field]:
+    """Return a Value of lists and objects in one another."""
+    value: list[Field] = [(1, 0, 0)]
+    for _ in range(depth):
+        if rng.random() < 0.5:
+            value = [(6, LEN, [(1, LEN, value)])]
+        else:
+            value = [(5, LEN, [(1, LEN, [(1, LEN, b"k"), (2, LEN, value)])])]
+    return value
 
 
 def http(rng: random.Random) -> list[Field]:

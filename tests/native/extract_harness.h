@@ -103,7 +103,7 @@ plan_source(size_t number)
         .outline_count = COUNT(outlines),
         .json_models = models,
         .json_model_count = COUNT(models),
-        .reads_claims = number == 1,
+        .claims_name = {(const uint8_t *)"jwt", number == 1 ? 3 : 0},
     };
     return number < 2 ? source : (authz_plan_source){0};
 }

@@ -95,7 +95,8 @@ read_value(checker *check, authz_span message, authz_field *value)
         [VALUE_STRING] = AUTHZ_WIRE_LEN,  [VALUE_BOOL] = AUTHZ_WIRE_VARINT,
         [VALUE_STRUCT] = AUTHZ_WIRE_LEN,  [VALUE_LIST] = AUTHZ_WIRE_LEN,
     };
-    if (count != 1 || value->number > VALUE_LIST || types[value->number] != value->type) {
+    if (count != 1 || value->number > VALUE_LIST
+        || types[value->number] != value->type) {
         return refuse(check, AUTHZ_FAULT_METADATA_VALUE);
     }
     return true;
@@ -238,6 +239,7 @@ authz_claims_find(authz_span raw, authz_span name, authz_span *object,
 /* ---- writing -------------------------------------------------------------------- */
 
 static authz_claims_status put_object(authz_span message, authz_buffer *out);
+static authz_claims_status put_list(authz_span message, authz_buffer *out);
 
 static authz_claims_status
 put(authz_buffer *out, authz_span bytes)
@@ -325,9 +327,6 @@ put_number(double number, authz_buffer *out)
     return put(out, (authz_span){digits + begin, sizeof digits - begin});
 }
 
-static authz_claims_status
-put_list(authz_span message, authz_buffer *out);
-
 /* Writes a Value that has been read before; one without data is null. */
 static authz_claims_status
 put_value(authz_span message, authz_buffer *out)
@@ -386,21 +385,29 @@ is_before(authz_span one, authz_span other)
     return order != 0 ? order < 0 : one.length < other.length;
 }
 
+/* Splits an entry that has been read before. */
+static entry
+split_entry(authz_span message)
+{
+    entry split = {{(const uint8_t *)"", 0}, {NULL, 0}};
+    authz_reader reader = authz_reader_of(message);
+    authz_field field;
+    while (authz_reader_next(&reader, &field)) {
+        *(field.number == ENTRY_KEY ? &split.key : &split.value) = field.span;
+    }
+    return split;
+}
+
 /* Writes a Struct that has been read before: it has no more than MAX_NAMES names. */
 static authz_claims_status
 put_object(authz_span message, authz_buffer *out)
 {
-    checker check = {AUTHZ_FAULT_NONE, AUTHZ_CLAIMS_OK};
     entry entries[MAX_NAMES];
     size_t count = 0;
     authz_reader reader = authz_reader_of(message);
     authz_field field;
     while (count < MAX_NAMES && authz_reader_next(&reader, &field)) {
-        entry added;
-        /* The depth of the value is not counted again. */
-        if (!check_entry(&check, field.span, 0, &added.key, &added.value)) {
-            return check.status;
-        }
+        entry added = split_entry(field.span);
         size_t place = count++;
         for (; place > 0 && is_before(added.key, entries[place - 1].key); place--) {
             entries[place] = entries[place - 1];

@@ -72,6 +72,34 @@ put_headers(authz_walk *at, size_t list)
     return true;
 }
 
+/* Writes the claims, as a scalar whose length is known afterwards. */
+static bool
+put_claims(authz_walk *at)
+{
+    if (!authz_put_scalar(at, AUTHZ_EMPTY)) {
+        return false;
+    }
+    if (at->claims.data == NULL) {
+        return true;
+    }
+    authz_buffer *out = &at->to->out;
+    size_t begin = out->length;
+    authz_claims_status status = authz_claims_put(at->claims, out);
+    if (status != AUTHZ_CLAIMS_OK) {
+        return authz_walk_stop(at, status == AUTHZ_CLAIMS_NO_MEMORY
+                                       ? AUTHZ_EXTRACT_NO_MEMORY
+                                       : AUTHZ_EXTRACT_ASK_TWIN);
+    }
+    size_t length = out->length - begin;
+    if (length > UINT32_MAX) {
+        return authz_walk_stop(at, AUTHZ_EXTRACT_ASK_TWIN);
+    }
+    for (size_t byte = 0; byte < 4; byte++) {
+        out->data[begin - 1 - byte] = (uint8_t)(length >> (8 * byte));
+    }
+    return true;
+}
+
 static bool
 put_facts(authz_walk *at)
 {
@@ -84,8 +112,6 @@ put_facts(authz_walk *at)
         authz_or_empty(at->http[AUTHZ_HTTP_METHOD]),
         path,
         authz_or_empty(at->http[AUTHZ_HTTP_HOST]),
-        AUTHZ_EMPTY, /* claims */
-        AUTHZ_EMPTY, /* document */
     };
     authz_buffer *out = &at->to->out;
     if (!authz_buffer_u8(out, FACTS_VERSION)) {
@@ -95,6 +121,9 @@ put_facts(authz_walk *at)
         if (!authz_put_scalar(at, scalars[index])) {
             return false;
         }
+    }
+    if (!put_claims(at) || !authz_put_scalar(at, AUTHZ_EMPTY /* the document */)) {
+        return false;
     }
     uint8_t flags = (uint8_t)((is_grpc(at) ? FLAG_GRPC : 0)
                               | (authz_walk_is_gated(at) ? FLAG_GATED : 0));
@@ -276,6 +305,26 @@ authz_fault_message(authz_fault fault)
         return "request size is not one number";
     case AUTHZ_FAULT_HEADER_KINDS:
         return "a header has two kinds of value";
+    case AUTHZ_FAULT_METADATA_TWICE:
+        return "metadata of one filter comes twice";
+    case AUTHZ_FAULT_METADATA_DEPTH:
+        return "metadata is nested too deeply";
+    case AUTHZ_FAULT_METADATA_STRUCT:
+        return "metadata is no Struct";
+    case AUTHZ_FAULT_METADATA_ENTRY:
+        return "metadata has an entry that is none";
+    case AUTHZ_FAULT_METADATA_KEY_TWICE:
+        return "metadata has a key twice";
+    case AUTHZ_FAULT_METADATA_VALUE:
+        return "metadata has a value that is not exactly one";
+    case AUTHZ_FAULT_METADATA_LIST:
+        return "metadata has a list that is none";
+    case AUTHZ_FAULT_METADATA_NUMBER:
+        return "metadata has a number that JSON has not";
+    case AUTHZ_FAULT_METADATA_TEXT:
+        return "metadata has text that is not UTF-8";
+    case AUTHZ_FAULT_CLAIMS_KIND:
+        return "the claims in the metadata are no object";
     case AUTHZ_FAULT_NOT_HTTP:
         return "CheckRequest has no HTTP request";
     case AUTHZ_FAULT_NONE:

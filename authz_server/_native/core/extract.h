@@ -6,7 +6,8 @@
  *
  * It asks the twin for
  *   - every request, if the plan has an input document or is larger than a plan here;
- *   - a request with metadata of jwt_authn, if the plan reads claims;
+ *   - claims with a number that is not whole or beyond 2^53, or, anywhere in the
+ *     metadata of jwt_authn, an object of more than 64 names;
  *   - a gRPC message in a coding that can be inflated (gzip, deflate);
  *   - a JSON body as in json.h; an outline of more than AUTHZ_MAX_OUTLINE fields;
  *   - a request of 4 GiB, with over 64 context extensions, or 65535 values of a header.

@@ -326,7 +326,25 @@ walk_attributes(authz_walk *at, authz_span message)
     return is_whole(at, &reader);
 }
 
-/* Finds out whether jwt_authn left claims. Only the twin reads them. */
+/* Reads what jwt_authn left. */
+static bool
+walk_claims(authz_walk *at, authz_span metadata)
+{
+    if (at->claims.data != NULL) {
+        return refuse(at, AUTHZ_FAULT_METADATA_TWICE);
+    }
+    authz_fault fault;
+    switch (
+        authz_claims_find(metadata, at->plan->claims_name, &at->claims, &fault)) {
+    case AUTHZ_CLAIMS_OK:
+        return true;
+    case AUTHZ_CLAIMS_REFUSED:
+        return refuse(at, fault);
+    default:
+        return authz_walk_stop(at, AUTHZ_EXTRACT_ASK_TWIN);
+    }
+}
+
 static bool
 walk_metadata(authz_walk *at, authz_span attributes)
 {
@@ -347,8 +365,9 @@ walk_metadata(authz_walk *at, authz_span attributes)
         if (!is_len(at, &field) || !read_entry(at, field.span, &key, &value)) {
             return false;
         }
-        if (authz_span_equal(key, AUTHZ_SPAN("envoy.filters.http.jwt_authn"))) {
-            return authz_walk_stop(at, AUTHZ_EXTRACT_ASK_TWIN);
+        if (authz_span_equal(key, AUTHZ_SPAN("envoy.filters.http.jwt_authn"))
+            && !walk_claims(at, value)) {
+            return false;
         }
     }
     return is_whole(at, &reader);
@@ -377,7 +396,7 @@ authz_walk_request(authz_walk *at, authz_span raw)
     }
     if (attributes.data != NULL
         && (!walk_attributes(at, attributes)
-            || (at->plan->reads_claims && !walk_metadata(at, attributes)))) {
+            || (at->plan->claims_name.length > 0 && !walk_metadata(at, attributes)))) {
         return false;
     }
     return at->has_http || refuse(at, AUTHZ_FAULT_NOT_HTTP);

@@ -3,6 +3,7 @@
 #ifndef AUTHZ_CORE_EXTRACT_WALK_H
 #define AUTHZ_CORE_EXTRACT_WALK_H
 
+#include "claims.h"
 #include "extract.h"
 
 /* Numbers of fields: AttributeContext, its Peer and its HttpRequest. */
@@ -52,6 +53,7 @@ typedef struct authz_walk {
     authz_span http[AUTHZ_HTTP_RAW_BODY + 1];
     authz_span upstream;
     authz_span gate;
+    authz_span claims; /* a Struct that has been read */
     size_t extension_count;
     authz_span extensions[AUTHZ_MAX_EXTENSIONS];
 } authz_walk;

@@ -153,7 +153,7 @@ lay_out(arena *from, const authz_plan_source *source, authz_plan *plan)
             }
         }
     }
-    plan->reads_claims = source->reads_claims;
+    plan->claims_name = arena_copy(from, source->claims_name);
     plan->is_for_twin = source->is_for_twin;
 }
 
@@ -161,7 +161,10 @@ lay_out(arena *from, const authz_plan_source *source, authz_plan *plan)
 static bool
 is_measured(const authz_plan_source *source)
 {
-    size_t bytes = 0;
+    size_t bytes = source->claims_name.length;
+    if (bytes > MAX_BYTES) {
+        return false;
+    }
     for (size_t list = 0; list < AUTHZ_HEADER_LISTS; list++) {
         if (source->lists[list].count > MAX_ENTRIES) {
             return false;

@@ -56,8 +56,9 @@ typedef struct authz_plan_source {
     size_t outline_count;
     const authz_json_model *json_models;
     size_t json_model_count;
-    /* Whether the claims that jwt_authn verified are a fact. */
-    bool reads_claims;
+    /* The name, in UTF-8, under which Envoy's jwt_authn leaves the claims of a token
+     * that it verified; empty for none. */
+    authz_span claims_name;
     /* Whether the plan has something that only the twin knows: the input document of
      * opa-envoy-plugin. */
     bool is_for_twin;
@@ -97,7 +98,7 @@ typedef struct authz_plan {
     authz_outline *outlines;
     authz_table json_paths;
     authz_span *json_keys;
-    bool reads_claims;
+    authz_span claims_name;
     bool is_for_twin;
 } authz_plan;
 
