@@ -23,7 +23,9 @@ SPIRE_VERSION := 1.15.3
 SPIRE := $(CACHE)/spire-$(SPIRE_VERSION)/spire-server
 
 BIN := .venv/bin
-READY := .venv/.ready-$(shell sha256sum pyproject.toml | cut -c1-12)
+# What the environment is made of: a changed core is built again.
+CORE_SOURCES := $(shell find authz_server/_native -name '*.[ch]' | LC_ALL=C sort)
+READY := .venv/.ready-$(shell sha256sum pyproject.toml $(CORE_SOURCES) | sha256sum | cut -c1-12)
 
 say = @printf '\033[1m==> %s\033[0m\n'
 
@@ -35,7 +37,7 @@ help: ## list the targets
 system: ## check for the system packages that are needed, install them where we may
 	@scripts/system-packages $(PYTHON)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(CORE_SOURCES)
 	@$(MAKE) --no-print-directory system
 	$(say) "virtual environment in .venv (once, about a minute)"
 	@$(PYTHON) -m venv .venv
@@ -102,6 +104,14 @@ check: $(READY) ## format, lint, types and import rules
 	@$(BIN)/mypy --no-error-summary && $(BIN)/mypy --no-error-summary benchmarks/*.py
 	$(say) "import-linter"
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(MAKE) --no-print-directory native-check
+
+.PHONY: native-check
+native-check: $(READY) ## the core in C under sanitizers, and the module within Python
+	$(say) "core in C: warnings, AddressSanitizer, UBSan, LeakSanitizer, ThreadSanitizer, fuzz corpora"
+	@$(MAKE) --no-print-directory -C tests/native -j2 check PYTHON=$(abspath $(BIN))/python
+	$(say) "the module within Python, under AddressSanitizer"
+	@$(MAKE) --no-print-directory -C tests/native module PYTHON=$(abspath $(BIN))/python
 
 .PHONY: format
 format: $(READY) ## format the code
@@ -128,6 +138,8 @@ fuzz: $(READY) ## fuzz every parser for FUZZ_S seconds; not part of the tests
 	@for target in $$(cd tests/fuzz && ls corpus); do \
 	  $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_S) -print_final_stats=1; \
 	done
+	@if command -v clang >/dev/null; then $(MAKE) -C tests/native fuzz FUZZ_S=$(FUZZ_S) PYTHON=$(abspath $(BIN))/python; \
+	else echo "the core in C is not fuzzed: libFuzzer comes with clang"; fi
 
 CASES ?= 20000
 
@@ -149,6 +161,7 @@ bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
 	@$(BIN)/python benchmarks/identity_cost.py
 	@$(BIN)/python benchmarks/stream_gate.py
 	@$(BIN)/python benchmarks/policy_scale.py
+	@$(BIN)/python benchmarks/cache_scale.py
 
 .PHONY: clean
 clean: ## remove the virtual environment; the cache folder stays

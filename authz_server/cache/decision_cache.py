@@ -1,23 +1,28 @@
-"""A bounded cache of decisions, keyed by whole canonical facts.
+"""A bounded cache of decisions, keyed by whole canonical facts: the Python twin.
 
 A hit must prove as much as a fresh decision. So a key is compared in full (never by its
 hash alone), an entry answers only under the revision that made it, and both clocks are
 asked: the steady one for the lifetime, the wall clock for the dates of a certificate.
+
+Who has to go when room is short is told by SIEVE, as in the native core, whose
+`cache_order.h` has the reasons: entries stay in the order in which they came, a hit
+marks its entry as visited, and a hand that goes round from the oldest to the newest
+clears the marks and takes the first entry without one.
 """
 
 from __future__ import annotations
 
-import itertools
+import heapq
 import threading
-from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from authz_server.clock import Instant
 from authz_server.errors import Reason
 
-ENTRY_OVERHEAD_BYTES: Final = 400
-"""What an entry costs beside its byte strings: objects, a dictionary slot, links."""
+MAX_VALUE_BYTES: Final = 2**24 - 1
+"""A longer response or record is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +56,49 @@ class Entry:
         )
 
 
+class _Place:
+    """An entry's place in the order in which entries came."""
+
+    __slots__ = ("cost", "entry", "is_visited", "key", "newer", "older", "used")
+
+    def __init__(self, key: bytes, entry: Entry, cost: int) -> None:
+        self.key = key
+        self.entry: Entry | None = entry
+        """None once it did not hold: it never answers again."""
+        self.cost = cost
+        self.newer: _Place | None = None
+        self.older: _Place | None = None
+        self.is_visited = False
+        self.used = 0
+
+
 class DecisionCache:
-    """Least-recently-used cache of `Entry` by facts. Safe to share between threads.
+    """Cache of `Entry` by facts. Safe to share between threads.
 
     Args:
         max_entries: number of entries that are kept at most; 0 turns the cache off.
         max_bytes: bytes of keys, values and overhead that are kept at most.
     """
 
+    entry_overhead_bytes: ClassVar[int] = 400
+    """What an entry is charged beside its byte strings: here objects, a dictionary
+    slot, links; the native core needs less."""
+
     def __init__(self, *, max_entries: int, max_bytes: int) -> None:
+        if max_entries < 0 or max_bytes < 0:
+            raise ValueError("a cache can't hold less than nothing")
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
-        self._bytes = 0
         self._lock = threading.Lock()
+        self._places: dict[bytes, _Place] = {}
+        self._bytes = 0
+        self._newest: _Place | None = None
+        self._oldest: _Place | None = None
+        self._hand: _Place | None = None
+        self._uses = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
     @property
     def size_bytes(self) -> int:
@@ -75,40 +106,123 @@ class DecisionCache:
         return self._bytes
 
     def get(self, key: bytes, revision: str, now: Instant) -> Entry | None:
-        """Return the entry of `key` if it still answers; drop it if it does not."""
+        """Return the entry of `key` if it still answers.
+
+        One that does not now never will again. It keeps its place until the key is put
+        anew, as who asks is about to do, or until the hand takes it.
+        """
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
+            place = self._places.get(key)
+            if place is None or place.entry is None:
                 return None
-            if not entry.answers(revision, now):
-                self._remove(key)
+            if not place.entry.answers(revision, now):
+                place.entry = None
+                place.is_visited = False
                 return None
-            self._entries.move_to_end(key)
-            return entry
+            place.is_visited = True
+            self._use(place)
+            return place.entry
 
     def put(self, key: bytes, entry: Entry) -> None:
-        """Remember `entry`, and forget the longest unused ones if room is short."""
-        cost = _cost(key, entry)
+        """Remember `entry`, and forget others if room is short.
+
+        If there was an entry of that key, the new one begins as visited: it has been
+        asked for again.
+        """
+        cost = len(key) + len(entry.response) + len(entry.record)
+        place = _Place(key, entry, cost + self.entry_overhead_bytes)
+        has_room = (
+            self._max_entries > 0
+            and place.cost <= self._max_bytes
+            and len(entry.response) <= MAX_VALUE_BYTES
+            and len(entry.record) <= MAX_VALUE_BYTES
+        )
         with self._lock:
-            if key in self._entries:
-                self._remove(key)
-            if cost > self._max_bytes:
+            older = self._places.get(key)
+            if older is not None:
+                self._remove(older)
+                place.is_visited = True
+            if not has_room:
                 return
-            self._entries[key] = entry
-            self._bytes += cost
             while (
-                len(self._entries) > self._max_entries or self._bytes > self._max_bytes
+                len(self._places) >= self._max_entries
+                or self._bytes + place.cost > self._max_bytes
             ):
-                self._remove(next(iter(self._entries)))
+                self._evict()
+            self._insert(place)
+            self._use(place)
 
     def latest(self, count: int) -> list[bytes]:
-        """Return up to `count` keys, the last used first."""
+        """Return up to `count` keys, the last used (put, or hit) first."""
+        if count < 0:
+            raise ValueError("there are no fewer keys than none")
         with self._lock:
-            return list(itertools.islice(reversed(self._entries), count))
+            places = heapq.nlargest(
+                count, self._places.values(), key=lambda place: place.used
+            )
+        return [place.key for place in places]
 
-    def _remove(self, key: bytes) -> None:
-        self._bytes -= _cost(key, self._entries.pop(key))
+    def clear(self) -> None:
+        """Forget every entry."""
+        with self._lock:
+            self._places.clear()
+            self._bytes = 0
+            self._newest = self._oldest = self._hand = None
 
+    def check(self) -> None:
+        """Raise AssertionError if the structure is not whole."""
+        with self._lock:
+            order = list(self._walk())
+            if order != list(self._places.values()):
+                raise AssertionError("the order of entries is not that of their coming")
+            if self._newest is not (order[-1] if order else None):
+                raise AssertionError("the order of entries ends at another")
+            if self._hand is not None and self._hand not in order:
+                raise AssertionError("the hand points at no entry")
+            if self._bytes != sum(place.cost for place in order):
+                raise AssertionError("the bytes are not those of the entries")
+            if self._bytes > self._max_bytes or len(order) > self._max_entries:
+                raise AssertionError("the cache is larger than it may be")
 
-def _cost(key: bytes, entry: Entry) -> int:
-    return len(key) + len(entry.response) + len(entry.record) + ENTRY_OVERHEAD_BYTES
+    def _use(self, place: _Place) -> None:
+        self._uses += 1
+        place.used = self._uses
+
+    def _walk(self) -> Iterator[_Place]:
+        place = self._oldest
+        while place is not None:
+            yield place
+            place = place.newer
+
+    def _insert(self, place: _Place) -> None:
+        self._places[place.key] = place
+        self._bytes += place.cost
+        place.older = self._newest
+        if self._newest is None:
+            self._oldest = place
+        else:
+            self._newest.newer = place
+        self._newest = place
+
+    def _remove(self, place: _Place) -> None:
+        del self._places[place.key]
+        self._bytes -= place.cost
+        if self._hand is place:
+            self._hand = place.newer
+        if place.newer is None:
+            self._newest = place.older
+        else:
+            place.newer.older = place.older
+        if place.older is None:
+            self._oldest = place.newer
+        else:
+            place.older.newer = place.newer
+
+    def _evict(self) -> None:
+        place = self._hand or self._oldest
+        while place is not None and place.is_visited:
+            place.is_visited = False
+            place = place.newer or self._oldest
+        if place is not None:
+            self._hand = place
+            self._remove(place)

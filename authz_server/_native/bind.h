@@ -1,0 +1,28 @@
+/* What each part of the core adds to the module. */
+
+#ifndef AUTHZ_NATIVE_BIND_H
+#define AUTHZ_NATIVE_BIND_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "core/cache.h"
+
+/* What the module holds: each part its own, so that two interpreters share nothing. */
+typedef struct {
+    PyTypeObject *cache_type;
+    PyObject *entry_type; /* authz_server.cache.Entry; NULL until a cache is made */
+    PyObject *reasons;    /* tuple: the Reason of each code of the core */
+    PyObject *names;      /* tuple: attributes that are read and set, interned */
+} authz_state;
+
+/* Each returns 0, or -1 with an exception set. */
+int authz_bind_cache(PyObject *module);
+int authz_bind_extract(PyObject *module);
+
+/* The cache within a DecisionCache, for C code that answers hits without Python; it lives
+ * as long as the object, so hold a reference. Its reason codes are the members of Reason
+ * in their order. NULL with TypeError set: the object is something else. */
+authz_cache *authz_cache_of(PyObject *module, PyObject *decision_cache);
+
+#endif
