@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from authz_server.audit import Occurrence, Sink, complete_event, encode_record
@@ -95,6 +94,9 @@ class Settings:
     ttl_s: float = 60.0
 
 
+_NOTHING_BESIDE: Final = Annotations()
+
+
 @dataclass(slots=True)
 class Check:
     """One question on its way, filled in by the stages that it has passed.
@@ -106,7 +108,7 @@ class Check:
     """
 
     arrived: Instant
-    annotations: Annotations = field(default_factory=Annotations)
+    annotations: Annotations = _NOTHING_BESIDE
     key: bytes = b""
     is_recorded: bool = True
     facts: Facts | None = None
@@ -172,14 +174,39 @@ class Pipeline:
         self._second_lock = second_lock or SecondLock()
         self._onlooker = onlooker
 
+    @property
+    def plan(self) -> Plan:
+        """The inputs of a decision, beside those that a policy in force may add."""
+        return self._plan
+
+    @property
+    def cache(self) -> DecisionCache:
+        """Where decisions are remembered."""
+        return self._cache
+
+    @property
+    def standing(self) -> str | None:
+        """Under what an access policy's decision must have been made to answer now.
+
+        None: nothing may be answered by what was remembered, without this pipeline.
+        """
+        policy, lock = self._policies.current, self._second_lock.current
+        if not isinstance(policy, LoadedPolicy) or lock.secret is None:
+            return None
+        return _revision(policy, self._identifier.current, lock)
+
     def check(self, raw: bytes) -> bytes:
         """Return the CheckResponse to the CheckRequest in `raw`. Never raises."""
         check = self.begin(raw)
         return check.answer if check.answer is not None else self.finish(check)
 
-    def begin(self, raw: bytes) -> Check:
-        """Return the check of `raw`: answered, or in want of `finish`. Never raises."""
-        check = Check(self._clock())
+    def begin(self, raw: bytes, arrived: Instant | None = None) -> Check:
+        """Return the check of `raw`: answered, or in want of `finish`. Never raises.
+
+        Args:
+            arrived: when it came, if that was not just now.
+        """
+        check = Check(arrived or self._clock())
         check.answer = self._conclude(check, lambda: self._recall(check, raw))
         return check
 
@@ -303,7 +330,7 @@ class Pipeline:
         if isinstance(check.policy, OpaEnvoyPolicy):
             return self._judge_document(check, facts, check.policy, check.standing)
         check.identity = self._identifier.identify(
-            facts, check.policy.policy.trust_domains, check.arrived, check.standing
+            facts, check.policy.trust_domains, check.arrived, check.standing
         )
         check.operation = classify(
             facts, check.policy.upstreams, trust_host=self._settings.trust_host
@@ -319,7 +346,7 @@ class Pipeline:
             response = allow(
                 self._second_lock.changes(
                     check.lock,
-                    str(check.identity.spiffe_id),
+                    check.identity.name,
                     # What was classified has a path of ASCII.
                     is_grpc=is_grpc_path(facts.path.decode("ascii")),
                 )
@@ -375,22 +402,23 @@ class Pipeline:
         self, check: Check, outcome: _Outcome, ttl_s: float | None, moment: Moment
     ) -> Entry | None:
         """Stage 7. Only what the policy itself decided gets here, never an error."""
-        ttl_s = (
-            self._settings.ttl_s if ttl_s is None else min(ttl_s, self._settings.ttl_s)
-        )
+        longest_s = self._settings.ttl_s
+        if ttl_s is None or ttl_s > longest_s:
+            ttl_s = longest_s
         if ttl_s <= 0:
             return None
-        since_s, until_s = -math.inf, math.inf
+        since_s, until_s = moment.since_s, moment.last_s
         if check.identity is not None:
-            since_s, until_s = check.identity.valid_from_s, check.identity.valid_until_s
+            since_s = max(since_s, check.identity.valid_from_s)
+            until_s = min(until_s, check.identity.valid_until_s)
         return Entry(
             response=outcome.response,
             record=outcome.record,
             reason=outcome.reason,
             revision=_revision_of(check),
             expires_s=check.arrived.steady_s + ttl_s,
-            valid_from_s=max(since_s, moment.since_s),
-            valid_until_s=min(until_s, moment.last_s),
+            valid_from_s=since_s,
+            valid_until_s=until_s,
         )
 
     def _refusal(self, check: Check, reason: Reason) -> _Outcome:
@@ -421,10 +449,20 @@ class Pipeline:
 
 
 def _revision_of(check: Check) -> str:
+    return _revision(check.policy, check.standing, check.lock)
+
+
+def _revision(
+    policy: AnyPolicy | None, standing: IdentityState | None, lock: LockState
+) -> str:
     """Return what a decision is made under: policy, identities and second lock."""
-    policy = check.policy.revision if check.policy else ""
-    standing = check.standing.revision if check.standing else ""
-    return f"{policy}/{standing}/{check.lock.revision}"
+    return "/".join(
+        (
+            policy.revision if policy else "",
+            standing.revision if standing else "",
+            lock.revision,
+        )
+    )
 
 
 def _bind(
@@ -462,33 +500,36 @@ _OPERATORS_CONCERN: Final = frozenset(
 def _record_of(check: Check, reason: Reason, *, role: str, allowed: bool) -> bytes:
     """Return what the audit trail says of this decision, whoever asks again."""
     facts, identity, operation = check.facts, check.identity, check.operation
-    principal = method = path = b""
+    principal = method = path = ""
     if facts is not None:
-        principal, method = facts.principal, facts.method
-        path, _, _ = facts.path.partition(b"?")  # a query may hold a token
+        principal = facts.principal.decode("utf-8", "backslashreplace")
+        method = facts.method.decode("utf-8", "backslashreplace")
+        raw_path, _, _ = facts.path.partition(b"?")  # a query may hold a token
+        path = raw_path.decode("utf-8", "backslashreplace")
     if identity is not None:
-        principal = str(identity.spiffe_id).encode()
+        principal = identity.name
     user = identity.user if identity else None
+    call = operation.call if operation else None
     return encode_record(
         {
             "decision": "allow" if allowed else "deny",
             "reason": reason,
-            "principal": principal.decode("utf-8", "backslashreplace"),
+            "principal": principal,
             "verified": identity is not None,
             "via": str(identity.via) if identity and identity.via else "",
             "user_issuer": user.issuer if user else "",
             "user": user.subject if user else "",
             "role": role,
-            "action": operation.call.action if operation else "",
-            "scope": operation.call.scope if operation else "",
-            "model": operation.call.model if operation else "",
-            "version": operation.call.version if operation else "",
-            "adapter": operation.call.adapter if operation else "",
+            "action": call.action if call else "",
+            "scope": call.scope if call else "",
+            "model": call.model if call else "",
+            "version": call.version if call else "",
+            "adapter": call.adapter if call else "",
             "upstream": operation.upstream if operation else "",
             "dataset": operation.dataset if operation else "",
             "also": _also_of(operation),
-            "method": method.decode("utf-8", "backslashreplace"),
-            "path": path.decode("utf-8", "backslashreplace"),
+            "method": method,
+            "path": path,
             "policy_revision": check.policy.revision if check.policy else "",
         }
     )

@@ -6,11 +6,14 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "core/cache.h"
+#include "audit_file.h"
+#include "cache.h"
+#include "plan.h"
 
 /* What the module holds: each part its own, so that two interpreters share nothing. */
 typedef struct {
     PyTypeObject *cache_type;
+    PyTypeObject *audit_type;
     PyObject *entry_type; /* authz_server.cache.Entry; NULL until a cache is made */
     PyObject *reasons;    /* tuple: the Reason of each code of the core */
     PyObject *names;      /* tuple: attributes that are read and set, interned */
@@ -19,10 +22,18 @@ typedef struct {
 /* Each returns 0, or -1 with an exception set. */
 int authz_bind_cache(PyObject *module);
 int authz_bind_extract(PyObject *module);
+int authz_bind_audit(PyObject *module);
+int authz_bind_listener(PyObject *module);
 
 /* The cache within a DecisionCache, for C code that answers hits without Python; it lives
  * as long as the object, so hold a reference. Its reason codes are the members of Reason
  * in their order. NULL with TypeError set: the object is something else. */
 authz_cache *authz_cache_of(PyObject *module, PyObject *decision_cache);
+
+/* The same of an AuditFile. */
+authz_audit_file *authz_audit_file_of(PyObject *module, PyObject *audit_file);
+
+/* The same of what compile_plan returned. */
+const authz_plan *authz_plan_of(PyObject *capsule);
 
 #endif

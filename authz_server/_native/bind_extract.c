@@ -533,3 +533,9 @@ authz_bind_extract(PyObject *module)
     Py_DECREF(type);
     return added < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }
+
+const authz_plan *
+authz_plan_of(PyObject *capsule)
+{
+    return PyCapsule_GetPointer(capsule, PLAN_CAPSULE);
+}

@@ -5,10 +5,10 @@
 static int
 exec_module(PyObject *module)
 {
-    if (authz_bind_cache(module) < 0) {
-        return -1;
-    }
-    return authz_bind_extract(module);
+    return authz_bind_cache(module) < 0 || authz_bind_extract(module) < 0 ||
+                   authz_bind_audit(module) < 0 || authz_bind_listener(module) < 0
+               ? -1
+               : 0;
 }
 
 static int
@@ -16,6 +16,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
 {
     authz_state *state = PyModule_GetState(module);
     Py_VISIT(state->cache_type);
+    Py_VISIT(state->audit_type);
     Py_VISIT(state->entry_type);
     Py_VISIT(state->reasons);
     Py_VISIT(state->names);
@@ -27,6 +28,7 @@ clear(PyObject *module)
 {
     authz_state *state = PyModule_GetState(module);
     Py_CLEAR(state->cache_type);
+    Py_CLEAR(state->audit_type);
     Py_CLEAR(state->entry_type);
     Py_CLEAR(state->reasons);
     Py_CLEAR(state->names);

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from authz_server._native.choice import is_pure
 from authz_server.errors import AuditError, ConfigError
+
+if TYPE_CHECKING or is_pure():
+    from authz_server.audit.file import AuditFile
+else:
+    from authz_server._native._core import AuditFile
 
 STANDARD_OUTPUT: Final = "-"
 
@@ -25,9 +28,6 @@ class Sink(Protocol):
 class FileSink:
     """Appends each event to a file with one write, in the order of the answers.
 
-    The file is opened for appending, so that log rotation by truncation works; a file
-    that was renamed away is left, and a new one made, at the next event.
-
     Args:
         path: the file, or ``-`` for standard output.
 
@@ -36,13 +36,8 @@ class FileSink:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = None if path == STANDARD_OUTPUT else Path(path)
-        self._lock = threading.Lock()
-        self._is_torn = False
-        self._descriptor = -1
-        self._inode = (0, 0)
         try:
-            self._open()
+            self.file = AuditFile(None if path == STANDARD_OUTPUT else path)
         except OSError as error:
             raise ConfigError(
                 [f"audit.file: cannot append to {path}: {error.strerror}"]
@@ -54,45 +49,11 @@ class FileSink:
         Raises:
             AuditError: if not all of it could be written.
         """
-        with self._lock:
-            try:
-                self._reopen_if_moved()
-                # What a failed write left of a line must not swallow the next event.
-                data = b"\n" + event if self._is_torn else event
-                written = os.write(self._descriptor, data)
-                while written < len(data):
-                    self._is_torn = True
-                    written += os.write(self._descriptor, data[written:])
-            except OSError as error:
-                raise AuditError(f"cannot write an event: {error.strerror}") from error
-            self._is_torn = False
+        try:
+            self.file.write(event)
+        except OSError as error:
+            raise AuditError(f"cannot write an event: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
-        with self._lock:
-            if self._path is not None and self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
-
-    def _open(self) -> None:
-        if self._path is None:
-            self._descriptor = 1
-            return
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, 0o640)
-        status = os.fstat(self._descriptor)
-        self._inode = (status.st_dev, status.st_ino)
-
-    def _reopen_if_moved(self) -> None:
-        if self._path is None:
-            return
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            moved = True
-        else:
-            moved = (status.st_dev, status.st_ino) != self._inode
-        if moved:
-            old = self._descriptor
-            self._open()
-            os.close(old)
+        self.file.close()

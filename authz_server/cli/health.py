@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private cl
 
 def run(args: argparse.Namespace) -> int:
     """Print the status; 0 if it is SERVING."""
-    from authz_server.transport.grpc_server import POLICY_HEALTH, TRUST_HEALTH
+    from authz_server.transport.health import POLICY_HEALTH, TRUST_HEALTH
 
     service = POLICY_HEALTH if args.policy else TRUST_HEALTH if args.trust else ""
     status = ask(config_from(args), service, args.timeout)

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,22 @@ from authz_server import __version__
 from authz_server.config import Config, load_config, settings
 
 if TYPE_CHECKING:
+    from authz_server.audit import FileSink
     from authz_server.identity.sources import IdentitySources
     from authz_server.identity.spiffe_id import SpiffeId
-    from authz_server.pipeline import Observer
+    from authz_server.pipeline import Pipeline
     from authz_server.policy.bundles.status import Status
     from authz_server.policy.bundles.store import BundleStore
     from authz_server.policy.in_force import AnyPolicy
     from authz_server.policy.shadow import Shadow
     from authz_server.policy.store import PolicyStore
-    from authz_server.transport.tls import SvidTls, TlsFiles
+    from authz_server.transport.grpc_server import GrpcServer
+    from authz_server.transport.health import Health
+    from authz_server.transport.metrics import Metrics
+    from authz_server.transport.native_server import NativeServer
+    from authz_server.transport.peers import PeerList
+    from authz_server.transport.proxies import ProxyList
+    from authz_server.transport.tls import SvidTls, TlsFiles, TlsSource
 
 
 def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private class
@@ -74,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config) -> None:  # noqa: C901, PLR0915 - to be cut
     from authz_server.address import Address
     from authz_server.assembly import (
         build_pipeline,
@@ -91,8 +98,8 @@ async def _serve(config: Config) -> None:
     from authz_server.clock import system_clock
     from authz_server.identity.spiffe_id import SpiffeId
     from authz_server.policy.in_force import LoadedPolicy
-    from authz_server.transport.grpc_server import GrpcServer, Health
-    from authz_server.transport.peer_gate import PeerList
+    from authz_server.transport.health import Health
+    from authz_server.transport.peers import PeerList
     from authz_server.transport.proxies import ProxyList
 
     stop = asyncio.Event()
@@ -103,7 +110,11 @@ async def _serve(config: Config) -> None:
     log = logging.getLogger("authz_server.serve")
     listen = config.listen
 
-    def warn_of_gaps(loaded: AnyPolicy) -> None:
+    told: list[Callable[[], None]] = []
+
+    def on_change(loaded: AnyPolicy) -> None:
+        for tell_of_change in told:
+            tell_of_change()
         if isinstance(loaded, LoadedPolicy):
             for gap in find_gaps(loaded.policy, config):
                 log.warning("%s", gap)
@@ -116,7 +127,7 @@ async def _serve(config: Config) -> None:
         if reporter is not None:
             reporter.offer(status.report(labels))
 
-    policies = open_policies(config, warn_of_gaps, tell)
+    policies = open_policies(config, on_change, tell)
     identities = open_identities(config)
     second_lock = open_second_lock(config)
     proxies = list(map(SpiffeId.parse_workload, listen.tls.proxies))
@@ -129,39 +140,45 @@ async def _serve(config: Config) -> None:
             running.callback(reporter.stop)
         shadow = running.enter_context(open_shadow(config))
         candidates = None if shadow is None else shadow[0]
+        metrics = _open_metrics(config, policies, identities, running, shadow, labels)
         pipeline = build_pipeline(
             config,
             policies,
             audit,
             identities,
-            _observer(config, policies, identities, running, shadow, labels),
+            metrics.observe if metrics is not None else None,
             second_lock,
             onlooker=show(shadow[1]) if shadow is not None else None,
         )
         policies.rehearse_with(pipeline.rehearse)
-        server = GrpcServer(
-            pipeline,
-            health_of=lambda: Health(
+
+        def health_of() -> Health:
+            return Health(
                 can_answer=policies.current is not None and second_lock.error is None,
                 is_current=policies.error is None,
                 is_trusting=identities.error is None
                 and (tls is None or tls.error is None),
-            ),
-            max_pending=config.limits.max_pending,
-            workers=config.limits.workers,
-            max_message_bytes=config.limits.max_message_bytes,
+            )
+
+        peers = PeerList(
+            # Our own user can reach gRPC's socket anyway, and probes run as it.
+            frozenset({*listen.peer_uids, os.geteuid()}),
+            frozenset(listen.peer_gids),
+        )
+        server = _open_server(
+            config,
+            pipeline,
+            health_of,
+            audit,
+            peers=peers if listen.peer_uids or listen.peer_gids else None,
             tls=tls,
             proxies=ProxyList(proxies, system_clock, proxy_verifier(config, identities))
             if tls is not None
             else None,
-            peers=PeerList(
-                # Our own user can reach gRPC's socket anyway, and probes run as it.
-                frozenset({*listen.peer_uids, os.geteuid()}),
-                frozenset(listen.peer_gids),
-            )
-            if listen.peer_uids or listen.peer_gids
-            else None,
         )
+        told.append(server.publish)
+        if metrics is not None:
+            metrics.add(server.counts)
         # What cannot be loaded is in log and health, and every answer is a denial; the
         # server starts all the same, so that mending the file is enough.
         for source in (policies, identities, second_lock, tls, candidates):
@@ -198,14 +215,56 @@ def _open_tls(
     )
 
 
-def _observer(
+def _open_server(
+    config: Config,
+    pipeline: Pipeline,
+    health_of: Callable[[], Health],
+    audit: FileSink,
+    *,
+    peers: PeerList | None,
+    tls: TlsSource | None,
+    proxies: ProxyList | None,
+) -> NativeServer | GrpcServer:
+    """Return the configured transport."""
+    from authz_server._native.choice import is_pure
+
+    limits = config.limits
+    chosen = config.listen.transport
+    if chosen == "native" or (chosen == "auto" and tls is None and not is_pure()):
+        from authz_server.transport.native_server import NativeServer
+
+        return NativeServer(
+            pipeline,
+            health_of=health_of,
+            audit=audit,
+            max_pending=limits.max_pending,
+            workers=limits.workers,
+            threads=config.listen.threads,
+            max_message_bytes=limits.max_message_bytes,
+            peers=peers,
+        )
+    from authz_server.transport.grpc_server import GrpcServer
+
+    return GrpcServer(
+        pipeline,
+        health_of=health_of,
+        max_pending=limits.max_pending,
+        workers=limits.workers,
+        max_message_bytes=limits.max_message_bytes,
+        tls=tls,
+        proxies=proxies,
+        peers=peers,
+    )
+
+
+def _open_metrics(
     config: Config,
     policies: PolicyStore | BundleStore,
     identities: IdentitySources,
     running: contextlib.ExitStack,
     shadow: tuple[PolicyStore, Shadow] | None,
     labels: Mapping[str, str],
-) -> Observer | None:
+) -> Metrics | None:
     """Return what counts decisions, and serve the counts; None if they are not wanted.
 
     Raises:
@@ -233,4 +292,4 @@ def _observer(
         )
     )
     logging.getLogger("authz_server.serve").info("metrics at %s", address)
-    return metrics.observe
+    return metrics

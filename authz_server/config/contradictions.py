@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from authz_server._native.choice import VARIABLE, is_pure
 from authz_server.address import Address
 from authz_server.config.identity_contradictions import find_identity_contradictions
 from authz_server.config.policy_contradictions import (
@@ -21,6 +22,8 @@ from authz_server.config.sections import (
 from authz_server.errors import SpiffeIdError
 from authz_server.facts import Plan
 from authz_server.identity.spiffe_id import SpiffeId
+
+MAX_THREADS: Final = 64
 
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -117,6 +120,7 @@ def _listen_problems(listen: Listen, identity: Identity) -> Iterator[str]:
         yield (
             "listen.peer_uids, listen.peer_gids: only a unix socket tells who connects"
         )
+    yield from _transport_problems(listen)
     if listen.tls.is_set:
         yield from _tls_problems(listen.tls, identity)
     elif not address.is_unix and not address.is_loopback:
@@ -124,6 +128,19 @@ def _listen_problems(listen: Listen, identity: Identity) -> Iterator[str]:
             "listen.address: plaintext beyond loopback lets anybody ask; "
             "set listen.tls, or listen on 127.0.0.1, [::1] or a unix socket"
         )
+
+
+def _transport_problems(listen: Listen) -> Iterator[str]:
+    if listen.transport not in ("auto", "native", "grpc"):
+        yield (
+            f"listen.transport: expected auto, native or grpc, not {listen.transport!r}"
+        )
+    elif listen.transport == "native" and listen.tls.is_set:
+        yield "listen.transport: native has no TLS; take one of the two out"
+    elif listen.transport == "native" and is_pure():
+        yield f"listen.transport: native is what {VARIABLE}=1 turns off"
+    if not 1 <= listen.threads <= MAX_THREADS:
+        yield f"listen.threads: must be from 1 to {MAX_THREADS}"
 
 
 def _socket_mode_problems(text: str) -> Iterator[str]:

@@ -36,6 +36,11 @@ class Listen:
 
     address: str = "unix:///run/authz-server/check.sock"
     """``unix:///absolute/path`` or ``tcp://host:port``; plain TCP on loopback only."""
+    transport: str = "auto"
+    """``native`` answers what is remembered without Python; ``grpc`` is grpcio, and has
+    TLS. ``auto`` is native where there is no TLS."""
+    threads: int = 1
+    """Threads that read and write, of the native transport."""
     socket_mode: str = "0660"
     """Octal permissions of the unix socket: who may ask at all."""
     peer_uids: tuple[int, ...] = ()

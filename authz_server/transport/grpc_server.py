@@ -13,12 +13,11 @@ import dataclasses
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 
 from authz_server.address import Address
 from authz_server.errors import ConfigError
@@ -26,24 +25,15 @@ from authz_server.pipeline import Pipeline
 from authz_server.transport.decider import Decider
 from authz_server.transport.ext_proc import SERVICE as GATE
 from authz_server.transport.ext_proc import Gate
-from authz_server.transport.peer_gate import (
-    PeerGate,
-    PeerList,
-    bound_with_mode,
-    clear_path,
-)
+from authz_server.transport.health import SERVICE, Health
+from authz_server.transport.metrics import Counts
+from authz_server.transport.peer_gate import PeerGate
+from authz_server.transport.peers import PeerList
 from authz_server.transport.proxies import ProxyList
+from authz_server.transport.socket_files import bound_with_mode, clear_path
 from authz_server.transport.tls import TlsSource, server_credentials
 
-SERVICE: Final = "envoy.service.auth.v3.Authorization"
-
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-
-POLICY_HEALTH: Final = "authz_server.policy"
-"""Health of this name tells whether the newest policy file is the one in force."""
-
-TRUST_HEALTH: Final = "authz_server.trust"
-"""Health of this name tells whether every trust bundle is good and fresh."""
 
 _HEALTH_INTERVAL_S: Final = 0.1
 _OPTIONS: Final = (
@@ -54,21 +44,6 @@ _OPTIONS: Final = (
 )
 
 _log: Final = logging.getLogger("authz_server.transport")
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What grpc.health.v1 shall say.
-
-    Attributes:
-        can_answer: whether a policy is in force.
-        is_current: whether it is the newest one, not one that a bad file left behind.
-        is_trusting: whether every trust bundle is good and fresh.
-    """
-
-    can_answer: bool
-    is_current: bool
-    is_trusting: bool = True
 
 
 class GrpcServer:
@@ -103,6 +78,13 @@ class GrpcServer:
         self._decider = Decider(pipeline, max_pending=max_pending, workers=workers)
         self._gate = Gate(pipeline, self._decider)
         self._max_message_bytes = max_message_bytes
+
+    def publish(self) -> None:
+        """Do nothing: every request here asks what is in force."""
+
+    def counts(self) -> Counts:
+        """Return none: what is answered here is counted by the pipeline."""
+        return Counts()
 
     async def run(
         self,
@@ -238,15 +220,5 @@ class GrpcServer:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
 
     async def _publish_health(self, servicer: Any) -> None:  # noqa: ANN401 - untyped
-        state = self._health_of()
-        for name in ("", SERVICE):
-            await servicer.set(name, _status(serving=state.can_answer))
-        await servicer.set(
-            POLICY_HEALTH, _status(serving=state.can_answer and state.is_current)
-        )
-        await servicer.set(TRUST_HEALTH, _status(serving=state.is_trusting))
-
-
-def _status(*, serving: bool) -> int:
-    status = health_pb2.HealthCheckResponse
-    return int(status.SERVING if serving else status.NOT_SERVING)
+        for name, status in self._health_of().statuses().items():
+            await servicer.set(name, status)

@@ -11,110 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
-import stat
-import struct
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
+
+from authz_server.transport.peers import PeerList, Refusals, peer_of
+from authz_server.transport.socket_files import SocketFile
 
 _log: Final = logging.getLogger("authz_server.transport")
 
-_UCRED: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _CHUNK_BYTES: Final = 64 * 1024
 _LINGER_S: Final = 1.0
-_LOG_INTERVAL_S: Final = 1.0
-
-
-class Peer(NamedTuple):
-    """The process at the other end, as it was when it connected."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class PeerList:
-    """The users and groups whose processes may ask.
-
-    Attributes:
-        uids: effective user IDs.
-        gids: effective primary group IDs. The kernel tells no supplementary groups, so
-            a process that has a listed group only among those is not admitted by it.
-    """
-
-    uids: frozenset[int] = frozenset()
-    gids: frozenset[int] = frozenset()
-
-    def admits(self, peer: Peer) -> bool:
-        """Return whether `peer` may ask, by its user or by its group.
-
-        Not checked: the process behind the IDs. It may pass its connection on, and a
-        user or group outside of our user namespace looks like the overflow ID (65534).
-        """
-        return peer.uid in self.uids or peer.gid in self.gids
-
-
-def peer_of(connection: socket.socket) -> Peer:
-    """Return who connected to a unix socket."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Peer(*_UCRED.unpack(raw))
-
-
-def clear_path(path: Path) -> None:
-    """Return when nothing is at `path`, having removed a socket that nobody listens on.
-
-    Raises:
-        OSError: if the path is taken, by a live server or by something else.
-    """
-    if not path.exists():
-        return
-    if not stat.S_ISSOCK(path.stat().st_mode):
-        raise OSError("the path exists and is no socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            raise OSError("another server is listening there")
-    path.unlink()
-
-
-@contextlib.contextmanager
-def bound_with_mode(mode: int) -> Iterator[None]:
-    """Sockets that are bound inside never have wider permissions than `mode`."""
-    previous = os.umask(0o777 & ~mode)
-    try:
-        yield
-    finally:
-        os.umask(previous)
-
-
-class _Refusals:
-    """Logs refused peers, one a second at most."""
-
-    def __init__(self) -> None:
-        self._next_s = 0.0
-        self._untold = 0
-
-    def add(self, peer: Peer) -> None:
-        """Log `peer`, or count it for the next line."""
-        now_s = time.monotonic()
-        if now_s < self._next_s:
-            self._untold += 1
-            return
-        more = f" (and {self._untold} before it)" if self._untold else ""
-        _log.warning(
-            "refused a process that is no listed peer: uid %d, gid %d, pid %d%s; "
-            "if it is a proxy of yours, add it to listen.peer_uids or listen.peer_gids",
-            peer.uid,
-            peer.gid,
-            peer.pid,
-            more,
-        )
-        self._next_s = now_s + _LOG_INTERVAL_S
-        self._untold = 0
 
 
 class PeerGate:
@@ -135,11 +43,11 @@ class PeerGate:
         self._mode = mode
         self._inner_path = inner_path
         self._allowed = allowed
-        self._refusals = _Refusals()
+        self._refusals = Refusals()
         self._buffer = bytearray(_CHUNK_BYTES)
         self._connecting: set[asyncio.Future[None]] = set()
         self._server: asyncio.Server | None = None
-        self._inode = 0
+        self._file: SocketFile | None = None
         self._open: set[_End] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -155,12 +63,9 @@ class PeerGate:
         Raises:
             OSError: if the public path is taken or cannot be bound.
         """
-        clear_path(self._path)
         listener = socket.socket(socket.AF_UNIX)
         try:
-            with bound_with_mode(self._mode):
-                listener.bind(str(self._path))
-            self._inode = self._path.stat().st_ino
+            self._file = SocketFile.bind(listener, self._path, self._mode)
             self._server = await asyncio.get_running_loop().create_unix_server(
                 self._accept, sock=listener
             )
@@ -174,9 +79,8 @@ class PeerGate:
             return
         self._server.close()
         self._server = None
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
+        if self._file is not None:
+            self._file.remove()
 
     async def stop(self) -> None:
         """Accept no more, give answers on their way a moment, then cut all off."""

@@ -24,10 +24,6 @@
  * Memory, not the table, is what a million entries cost: figures in benchmarks/cache_scale.py.
  */
 
-#if defined(__linux__) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* PTHREAD_MUTEX_ADAPTIVE_NP */
-#endif
-
 #include "cache.h"
 
 #include <math.h>

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "allocator.h"
+#include "clock.h"
 #include "siphash.h"
 #include "span.h"
 
@@ -37,10 +38,6 @@ typedef enum {
     AUTHZ_CACHE_NO_MEMORY,     /* put, latest: the allocator gave none; the cache is whole */
 } authz_cache_status;
 
-typedef struct {
-    double wall_s;
-    double steady_s;
-} authz_instant;
 
 /* A decision as it is put. The cache copies what the pointers show. */
 typedef struct {

@@ -1,0 +1,175 @@
+#include "audit_event.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <time.h>
+
+static bool
+put(authz_buffer *buffer, const char *text, size_t length)
+{
+    return authz_buffer_bytes(buffer, (authz_span){(const uint8_t *)text, length});
+}
+
+#define PUT(buffer, literal) put(buffer, literal, sizeof(literal) - 1)
+
+/* The length of the UTF-8 sequence that begins with `lead`, and its code point. The text
+ * is known to be UTF-8 (extract.h). */
+static size_t
+decode(const uint8_t *at, uint32_t *point)
+{
+    if (at[0] < 0x80) {
+        *point = at[0];
+        return 1;
+    }
+    if (at[0] < 0xe0) {
+        *point = (uint32_t)(at[0] & 0x1f) << 6 | (at[1] & 0x3f);
+        return 2;
+    }
+    if (at[0] < 0xf0) {
+        *point = (uint32_t)(at[0] & 0x0f) << 12 | (uint32_t)(at[1] & 0x3f) << 6 |
+                 (at[2] & 0x3f);
+        return 3;
+    }
+    *point = (uint32_t)(at[0] & 0x07) << 18 | (uint32_t)(at[1] & 0x3f) << 12 |
+             (uint32_t)(at[2] & 0x3f) << 6 | (at[3] & 0x3f);
+    return 4;
+}
+
+static bool
+put_unit(authz_buffer *buffer, uint32_t unit)
+{
+    char text[7];
+    (void)snprintf(text, sizeof text, "\\u%04x", unit & 0xffff);
+    return put(buffer, text, 6);
+}
+
+static bool
+put_escaped(authz_buffer *buffer, uint32_t point)
+{
+    switch (point) {
+    case '"':
+        return PUT(buffer, "\\\"");
+    case '\\':
+        return PUT(buffer, "\\\\");
+    case '\b':
+        return PUT(buffer, "\\b");
+    case '\f':
+        return PUT(buffer, "\\f");
+    case '\n':
+        return PUT(buffer, "\\n");
+    case '\r':
+        return PUT(buffer, "\\r");
+    case '\t':
+        return PUT(buffer, "\\t");
+    default:
+        break;
+    }
+    if (point < 0x10000) {
+        return put_unit(buffer, point);
+    }
+    point -= 0x10000;
+    return put_unit(buffer, 0xd800 | point >> 10) &&
+           put_unit(buffer, 0xdc00 | (point & 0x3ff));
+}
+
+static bool
+is_plain(uint8_t byte)
+{
+    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+}
+
+/* A JSON string in ASCII. */
+static bool
+put_text(authz_buffer *buffer, authz_span text)
+{
+    if (!PUT(buffer, "\"")) {
+        return false;
+    }
+    size_t at = 0;
+    for (size_t left = AUTHZ_MAX_TEXT_CHARACTERS; at < text.length && left > 0;) {
+        const size_t begin = at;
+        while (at < text.length && left > 0 && is_plain(text.data[at])) {
+            at++;
+            left--;
+        }
+        if (!authz_buffer_bytes(buffer, (authz_span){text.data + begin, at - begin})) {
+            return false;
+        }
+        if (at < text.length && left > 0) {
+            uint32_t point;
+            at += decode(text.data + at, &point);
+            left--;
+            if (!put_escaped(buffer, point)) {
+                return false;
+            }
+        }
+    }
+    return PUT(buffer, "\"");
+}
+
+/* As datetime.isoformat(timespec="microseconds") in UTC, rounded half to even. */
+static bool
+put_time(authz_buffer *buffer, double wall_s)
+{
+    double whole = floor(wall_s);
+    double micro = nearbyint((wall_s - whole) * 1e6);
+    if (micro >= 1e6) {
+        whole += 1;
+        micro = 0;
+    }
+    /* The years 1 to 9999; also false for what is no number. */
+    if (!(whole >= -62135596800.0 && whole < 253402300800.0)) {
+        return false;
+    }
+    const time_t seconds = (time_t)whole;
+    struct tm date;
+    if (gmtime_r(&seconds, &date) == NULL) {
+        return false;
+    }
+    char text[96];
+    const int length =
+        snprintf(text, sizeof text, "\"%04d-%02d-%02dT%02d:%02d:%02d", date.tm_year + 1900,
+                 date.tm_mon + 1, date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec);
+    if (!put(buffer, text, (size_t)length)) {
+        return false;
+    }
+    const int rest = snprintf(text, sizeof text, ".%06d+00:00\"", (int)micro);
+    return put(buffer, text, (size_t)rest);
+}
+
+static bool
+put_latency(authz_buffer *buffer, double latency_s)
+{
+    char text[32];
+    const double micro = nearbyint(latency_s * 1e6);
+    if (!(micro > -1e15 && micro < 1e15)) {
+        return false;
+    }
+    const int length = snprintf(text, sizeof text, "%lld", (long long)micro);
+    return put(buffer, text, (size_t)length);
+}
+
+static bool
+put_event(authz_buffer *buffer, authz_span record, const authz_occurrence *occurrence)
+{
+    return authz_buffer_bytes(buffer, record) && PUT(buffer, ",\"time\":") &&
+           put_time(buffer, occurrence->wall_s) &&
+           (occurrence->cache_hit ? PUT(buffer, ",\"cache_hit\":true,\"latency_us\":")
+                                  : PUT(buffer, ",\"cache_hit\":false,\"latency_us\":")) &&
+           put_latency(buffer, occurrence->latency_s) &&
+           PUT(buffer, ",\"request_id\":") && put_text(buffer, occurrence->request_id) &&
+           PUT(buffer, ",\"source\":") && put_text(buffer, occurrence->source) &&
+           PUT(buffer, "}\n");
+}
+
+bool
+authz_audit_event(authz_buffer *buffer, authz_span record,
+                  const authz_occurrence *occurrence)
+{
+    const size_t before = buffer->length;
+    if (put_event(buffer, record, occurrence)) {
+        return true;
+    }
+    buffer->length = before;
+    return false;
+}

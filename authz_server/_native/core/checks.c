@@ -1,0 +1,286 @@
+#include "checks.h"
+
+#include "audit_event.h"
+
+/* Buffers that have grown beyond that are given back once the turn ends. */
+#define KEPT_BYTES 65536
+
+/* What is gathered at most before it is written, all in one turn. */
+#define MAX_EVENT_BYTES ((size_t)1 << 24)
+
+#define LEAST_ANSWER_BYTES 2048
+
+void
+authz_checks_init(authz_checks *checks, const authz_common *common, authz_inbox *inbox,
+                  authz_give give, void *context)
+{
+    memset(checks, 0, sizeof *checks);
+    checks->common = common;
+    checks->inbox = inbox;
+    checks->give = give;
+    checks->context = context;
+    checks->remembered_end = &checks->remembered;
+    authz_extraction_init(&checks->extraction, common->allocator,
+                          4 * common->max_message_bytes + 65536);
+    authz_buffer_init(&checks->events, common->allocator, MAX_EVENT_BYTES);
+}
+
+void
+authz_checks_release(authz_checks *checks)
+{
+    authz_extraction_release(&checks->extraction);
+    authz_buffer_release(&checks->events);
+}
+
+static void
+give(authz_checks *checks, authz_check *check)
+{
+    checks->open--;
+    checks->give(checks->context, check);
+}
+
+/* ---- from memory ------------------------------------------------------------------ */
+
+/* The cached answer and record, both in `check->answer`. */
+static bool
+recall(authz_checks *checks, authz_check *check, authz_instant now, authz_answer *answer)
+{
+    const authz_span revision = {checks->revision.bytes, checks->revision.length};
+    authz_buffer *buffer = &check->answer;
+    buffer->length = 0;
+    if (!authz_buffer_reserve(buffer, LEAST_ANSWER_BYTES)) {
+        return false;
+    }
+    for (;;) {
+        const authz_cache_status status =
+            authz_cache_get(checks->common->cache, checks->extraction.key, revision, now,
+                            buffer->data, buffer->capacity, answer);
+        if (status != AUTHZ_CACHE_SMALL_BUFFER) {
+            return status == AUTHZ_CACHE_OK;
+        }
+        if (!authz_buffer_reserve(buffer, answer->response_len + answer->record_len)) {
+            return false;
+        }
+    }
+}
+
+/* Adds the event of a remembered answer to those of the turn. */
+static bool
+note(authz_checks *checks, authz_check *check, const authz_answer *answer)
+{
+    check->reason = answer->reason;
+    check->latency_s =
+        checks->common->clock().steady_s - check->arrived.steady_s;
+    const authz_span record = {check->answer.data + answer->response_len,
+                               answer->record_len};
+    const authz_occurrence occurrence = {
+        .wall_s = check->arrived.wall_s,
+        .latency_s = check->latency_s,
+        .cache_hit = true,
+        .request_id = checks->extraction.request_id,
+        .source = checks->extraction.source,
+    };
+    return authz_audit_event(&checks->events, record, &occurrence);
+}
+
+/* Answers from memory if it can. An empty answer would be an allow to Envoy. */
+static bool
+remember(authz_checks *checks, authz_check *check)
+{
+    authz_answer answer;
+    const authz_instant now = checks->common->clock();
+    if (!authz_standing_get(checks->common->standing, now.steady_s, &checks->revision) ||
+        !recall(checks, check, now, &answer) || answer.response_len == 0 ||
+        !note(checks, check, &answer)) {
+        check->answer.length = 0;
+        return false;
+    }
+    check->answer.length = answer.response_len;
+    check->next = NULL;
+    *checks->remembered_end = check;
+    checks->remembered_end = &check->next;
+    return true;
+}
+
+/* ---- by the host ------------------------------------------------------------------ */
+
+static void
+free_miss(authz_checks *checks, authz_miss *miss)
+{
+    authz_buffer_release(&miss->raw);
+    authz_buffer_release(&miss->answer);
+    authz_buffer_release(&miss->key);
+    checks->common->allocator->release(checks->common->allocator->context, miss);
+}
+
+static authz_miss *
+new_miss(authz_checks *checks, authz_check *check)
+{
+    const authz_allocator *allocator = checks->common->allocator;
+    authz_miss *miss = allocator->allocate(allocator->context, sizeof *miss);
+    if (miss == NULL) {
+        return NULL;
+    }
+    memset(miss, 0, sizeof *miss);
+    miss->letter.kind = AUTHZ_LETTER_DECISION;
+    miss->inbox = checks->inbox;
+    miss->check = check;
+    miss->arrived = check->arrived;
+    miss->raw = check->raw;
+    authz_buffer_init(&check->raw, allocator, check->raw.limit);
+    authz_buffer_init(&miss->answer, allocator, SIZE_MAX);
+    authz_buffer_init(&miss->key, allocator, SIZE_MAX);
+    return miss;
+}
+
+/* Asks a worker of the host; others may wait for it if `key` is not empty. */
+static void
+decide(authz_checks *checks, authz_check *check, authz_span key, uint64_t hash)
+{
+    authz_miss *miss = new_miss(checks, check);
+    if (miss == NULL) {
+        check->answer.length = 0;
+        give(checks, check);
+        return;
+    }
+    check->miss = miss;
+    miss->hash = hash;
+    /* Without memory for the key nobody waits, nothing else. */
+    if (key.length > 0 && authz_buffer_bytes(&miss->key, key)) {
+        authz_miss **bucket = &checks->being_decided[hash % AUTHZ_MISS_BUCKETS];
+        miss->same_bucket = *bucket;
+        *bucket = miss;
+    }
+    if (!authz_misses_put(checks->common->misses, miss)) {
+        authz_checks_decided(checks, miss); /* closed: there is no answer */
+        return;
+    }
+    if (check->is_given_up) {
+        authz_misses_abandon(checks->common->misses, miss);
+    }
+}
+
+static authz_miss *
+find_same(const authz_checks *checks, authz_span key, uint64_t hash)
+{
+    authz_miss *miss = checks->being_decided[hash % AUTHZ_MISS_BUCKETS];
+    while (miss != NULL &&
+           (miss->hash != hash || miss->key.length != key.length ||
+            memcmp(miss->key.data, key.data, key.length) != 0)) {
+        miss = miss->same_bucket;
+    }
+    return miss;
+}
+
+static void
+leave_bucket(authz_checks *checks, const authz_miss *miss)
+{
+    authz_miss **at = &checks->being_decided[miss->hash % AUTHZ_MISS_BUCKETS];
+    while (*at != NULL && *at != miss) {
+        at = &(*at)->same_bucket;
+    }
+    if (*at != NULL) {
+        *at = miss->same_bucket;
+    }
+}
+
+static void
+ask(authz_checks *checks, authz_check *check, bool may_wait)
+{
+    const authz_span raw = {check->raw.data, check->raw.length};
+    authz_span key = {NULL, 0};
+    if (raw.length > 0 && authz_extract(checks->common->plan, raw, &checks->extraction) ==
+                              AUTHZ_EXTRACT_OK) {
+        if (remember(checks, check)) {
+            return;
+        }
+        key = checks->extraction.key;
+    }
+    uint64_t hash = 0;
+    if (key.length > 0 && may_wait) {
+        hash = authz_siphash_1_3(checks->common->seed, key.data, key.length);
+        authz_miss *same = find_same(checks, key, hash);
+        if (same != NULL) {
+            check->next = same->waiting;
+            same->waiting = check;
+            return;
+        }
+    }
+    decide(checks, check, may_wait ? key : (authz_span){NULL, 0}, hash);
+}
+
+/* ---- what a loop calls -------------------------------------------------------------- */
+
+void
+authz_checks_ask(authz_checks *checks, authz_check *check)
+{
+    checks->open++;
+    check->miss = NULL;
+    check->is_given_up = false;
+    ask(checks, check, true);
+}
+
+void
+authz_checks_give_up(authz_checks *checks, authz_check *check)
+{
+    check->is_given_up = true;
+    if (check->miss != NULL) {
+        authz_misses_abandon(checks->common->misses, check->miss);
+    }
+}
+
+void
+authz_checks_decided(authz_checks *checks, authz_miss *miss)
+{
+    authz_check *check = miss->check, *waiting = miss->waiting;
+    if (miss->key.length > 0) {
+        leave_bucket(checks, miss);
+    }
+    authz_buffer_release(&check->answer);
+    check->answer = miss->answer;
+    authz_buffer_init(&miss->answer, checks->common->allocator, SIZE_MAX);
+    check->miss = NULL;
+    give(checks, check);
+    free_miss(checks, miss);
+    while (waiting != NULL) {
+        authz_check *next = waiting->next;
+        ask(checks, waiting, false);
+        waiting = next;
+    }
+}
+
+static bool
+write_events(authz_checks *checks)
+{
+    const authz_span events = {checks->events.data, checks->events.length};
+    const bool is_written = authz_audit_file_write(checks->common->audit, events) == 0;
+    checks->events.length = 0;
+    if (checks->events.capacity > KEPT_BYTES) {
+        authz_buffer_release(&checks->events);
+    }
+    return is_written;
+}
+
+void
+authz_checks_settle(authz_checks *checks)
+{
+    if (checks->remembered == NULL) {
+        return;
+    }
+    const bool is_on_record = write_events(checks);
+    authz_check *check = checks->remembered;
+    checks->remembered = NULL;
+    checks->remembered_end = &checks->remembered;
+    while (check != NULL) {
+        authz_check *next = check->next;
+        if (is_on_record) {
+            authz_tally_add(checks->common->tally, check->reason, check->latency_s);
+            give(checks, check);
+        } else {
+            check->answer.length = 0;
+            decide(checks, check, (authz_span){NULL, 0}, 0);
+        }
+        check = next;
+    }
+    authz_extraction_trim(&checks->extraction, KEPT_BYTES);
+}

@@ -1,0 +1,465 @@
+#include "loop.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define EVENTS 64
+#define LOOK_S 1.0
+#define DRAIN_LOOK_S 0.05
+
+/* Free calls that are kept, and what each may keep. */
+#define KEPT_CALLS 1024
+#define KEPT_CALL_BYTES 16384
+
+/* Of messages of the host that the peer has not taken. */
+#define MAX_UNSENT_BYTES ((size_t)1 << 22)
+
+/* A connection that has been idle for so long may be closed to make room for another. */
+#define IDLE_S 1.0
+
+/* ---- calls -------------------------------------------------------------------------- */
+
+static void
+init_call(authz_call *call, const authz_terms *terms)
+{
+    const authz_allocator *allocator = terms->common.allocator;
+    memset(call, 0, sizeof *call);
+    authz_buffer_init(&call->check.raw, allocator, terms->common.max_message_bytes);
+    authz_buffer_init(&call->check.answer, allocator, SIZE_MAX);
+    authz_buffer_init(&call->status_text, allocator, SIZE_MAX);
+    authz_buffer_init(&call->output, allocator, SIZE_MAX);
+}
+
+authz_call *
+authz_loop_call(authz_loop *loop)
+{
+    authz_call *call = loop->free_calls;
+    if (call != NULL) {
+        loop->free_calls = call->next;
+        loop->free_call_count--;
+        call->next = NULL;
+        return call;
+    }
+    const authz_allocator *allocator = loop->terms->common.allocator;
+    call = allocator->allocate(allocator->context, sizeof *call);
+    if (call != NULL) {
+        init_call(call, loop->terms);
+    }
+    return call;
+}
+
+/* Empties a buffer; what is large is given back. */
+static void
+empty(authz_buffer *buffer)
+{
+    buffer->length = 0;
+    if (buffer->capacity > KEPT_CALL_BYTES) {
+        authz_buffer_release(buffer);
+    }
+}
+
+static void
+release_call(authz_call *call)
+{
+    authz_buffer_release(&call->check.raw);
+    authz_buffer_release(&call->check.answer);
+    authz_buffer_release(&call->status_text);
+    authz_buffer_release(&call->output);
+}
+
+void
+authz_loop_free_call(authz_loop *loop, authz_call *call)
+{
+    empty(&call->check.raw);
+    empty(&call->check.answer);
+    empty(&call->status_text);
+    empty(&call->output);
+    if (loop->free_call_count >= KEPT_CALLS) {
+        release_call(call);
+        const authz_allocator *allocator = loop->terms->common.allocator;
+        allocator->release(allocator->context, call);
+        return;
+    }
+    const authz_call kept = *call;
+    memset(call, 0, sizeof *call);
+    call->check.raw = kept.check.raw;
+    call->check.answer = kept.check.answer;
+    call->status_text = kept.status_text;
+    call->output = kept.output;
+    call->next = loop->free_calls;
+    loop->free_calls = call;
+    loop->free_call_count++;
+}
+
+/* A number is: how often its place was used | the loop | the place. */
+bool
+authz_loop_name_call(authz_loop *loop, authz_call *call)
+{
+    uint32_t place = 0;
+    while (place < loop->host_call_count && loop->host_calls[place].call != NULL) {
+        place++;
+    }
+    if (place == AUTHZ_MAX_HOST_CALLS) {
+        return false;
+    }
+    if (place == loop->host_call_count) {
+        loop->host_call_count++;
+    }
+    loop->host_calls[place].call = call;
+    call->number = (uint64_t)++loop->host_calls[place].times << 24 |
+                   (uint64_t)loop->index << 16 | place;
+    return true;
+}
+
+void
+authz_loop_forget_call(authz_loop *loop, authz_call *call)
+{
+    loop->host_calls[call->number & 0xffff].call = NULL;
+    /* Without memory the host learns it when it next waits in vain: it has deadlines. */
+    (void)authz_happenings_put(&loop->terms->happenings, call->number, AUTHZ_CALL_GONE, 0,
+                               NULL);
+}
+
+static authz_call *
+find_call(const authz_loop *loop, uint64_t number)
+{
+    const uint32_t place = number & 0xffff;
+    authz_call *call =
+        place < loop->host_call_count ? loop->host_calls[place].call : NULL;
+    return call != NULL && call->number == number ? call : NULL;
+}
+
+/* ---- answers ------------------------------------------------------------------------ */
+
+static void
+give(void *context, authz_check *check)
+{
+    authz_loop *loop = context;
+    authz_call *call = (authz_call *)check;
+    call->is_asked = false;
+    if (call->connection == NULL) {
+        authz_loop_free_call(loop, call);
+        return;
+    }
+    const authz_span answer = check->answer.length > 0
+                                  ? (authz_span){check->answer.data, check->answer.length}
+                                  : loop->terms->denial;
+    if (!authz_call_say(call, answer) ||
+        !authz_call_complete(call, AUTHZ_GRPC_OK, (authz_span){NULL, 0})) {
+        authz_connection_fail(call->connection, call);
+        return;
+    }
+    authz_connection_answer(call->connection, call);
+}
+
+static void
+hear(authz_loop *loop, authz_word *word)
+{
+    authz_call *call = find_call(loop, word->call);
+    if (call == NULL || call->is_refused || call->is_complete) {
+        return;
+    }
+    const authz_span text = {word->text.data, word->text.length};
+    switch (word->kind) {
+    case AUTHZ_SAY_MESSAGE:
+        /* Who does not take what was said gets no more to take. */
+        if (call->output.length - call->sent > MAX_UNSENT_BYTES ||
+            !authz_call_say(call, text)) {
+            authz_connection_fail(call->connection, call);
+            return;
+        }
+        authz_connection_answer(call->connection, call);
+        break;
+    case AUTHZ_SAY_END:
+        if (!authz_call_complete(call, word->status, text)) {
+            authz_connection_fail(call->connection, call);
+            return;
+        }
+        authz_connection_answer(call->connection, call);
+        break;
+    case AUTHZ_SAY_TAKEN:
+        authz_connection_taken(call->connection, call, word->taken);
+        break;
+    }
+}
+
+static void
+read_letters(authz_loop *loop)
+{
+    authz_letter *letter = authz_inbox_take(&loop->inbox);
+    while (letter != NULL) {
+        authz_letter *next = letter->next;
+        if (letter->kind == AUTHZ_LETTER_DECISION) {
+            authz_checks_decided(&loop->checks, (authz_miss *)letter);
+        } else {
+            hear(loop, (authz_word *)letter);
+            authz_word_free(loop->terms->common.allocator, (authz_word *)letter);
+        }
+        letter = next;
+    }
+}
+
+/* ---- connections -------------------------------------------------------------------- */
+
+void
+authz_loop_stir(authz_loop *loop, authz_connection *connection)
+{
+    if (!connection->is_stirred) {
+        connection->is_stirred = true;
+        connection->next_stirred = loop->stirred;
+        loop->stirred = connection;
+    }
+}
+
+void
+authz_loop_watch(authz_loop *loop, authz_connection *connection, bool for_output)
+{
+    struct epoll_event event = {for_output ? EPOLLOUT : EPOLLIN, {.ptr = connection}};
+    (void)epoll_ctl(loop->poll, EPOLL_CTL_MOD, connection->socket, &event);
+}
+
+static bool
+is_listed(const authz_peers *peers, const struct ucred *peer)
+{
+    for (size_t i = 0; i < peers->uid_count; i++) {
+        if (peers->uids[i] == peer->uid) {
+            return true;
+        }
+    }
+    for (size_t i = 0; i < peers->gid_count; i++) {
+        if (peers->gids[i] == peer->gid) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the kernel vouches for: unix(7). */
+static bool
+admits(authz_terms *terms, int socket)
+{
+    if (!terms->peers.are_listed) {
+        return true;
+    }
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+        return false;
+    }
+    if (is_listed(&terms->peers, &peer)) {
+        return true;
+    }
+    pthread_mutex_lock(&terms->lock);
+    terms->refused.count++;
+    terms->refused.pid = peer.pid;
+    terms->refused.uid = peer.uid;
+    terms->refused.gid = peer.gid;
+    pthread_mutex_unlock(&terms->lock);
+    return false;
+}
+
+/* Whether there is room for one connection more; the one that has been idle for longest
+ * is closed for it. */
+static bool
+make_room(authz_loop *loop)
+{
+    if (loop->connection_count < loop->terms->max_connections) {
+        return true;
+    }
+    authz_connection *idlest = NULL;
+    for (authz_connection *at = loop->connections; at != NULL; at = at->next) {
+        if (at->call_count == 0 && !at->is_over &&
+            (idlest == NULL || at->idle_s < idlest->idle_s)) {
+            idlest = at;
+        }
+    }
+    if (idlest == NULL || loop->now_s - idlest->idle_s < IDLE_S) {
+        return false;
+    }
+    authz_connection_go_away(idlest);
+    authz_connection_write(idlest);
+    idlest->is_over = true;
+    authz_loop_stir(loop, idlest);
+    return true;
+}
+
+static void
+accept_all(authz_loop *loop)
+{
+    for (int i = 0; i < EVENTS; i++) {
+        const int socket = accept4(loop->terms->listening, NULL, NULL,
+                                   SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (socket < 0) {
+            return;
+        }
+        if (!admits(loop->terms, socket) || !make_room(loop)) {
+            close(socket);
+            continue;
+        }
+        /* Fails on a unix socket, which does not wait anyway. */
+        (void)setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+        authz_connection *connection = authz_connection_open(loop, socket);
+        if (connection == NULL) {
+            continue;
+        }
+        struct epoll_event event = {EPOLLIN, {.ptr = connection}};
+        if (epoll_ctl(loop->poll, EPOLL_CTL_ADD, socket, &event) != 0) {
+            connection->is_over = true;
+            authz_loop_stir(loop, connection);
+        }
+    }
+}
+
+/* ---- turns -------------------------------------------------------------------------- */
+
+static void
+handle(authz_loop *loop, const struct epoll_event *event)
+{
+    if (event->data.ptr == &loop->inbox) {
+        read_letters(loop);
+        return;
+    }
+    if (event->data.ptr == loop->terms) {
+        accept_all(loop);
+        return;
+    }
+    authz_connection *connection = event->data.ptr;
+    if (connection->is_over) {
+        return;
+    }
+    if (connection->is_blocked) {
+        authz_loop_stir(loop, connection);
+    } else {
+        authz_connection_read(connection);
+    }
+}
+
+/* Sends what the turn has brought, and closes what is over. */
+static void
+finish_turn(authz_loop *loop)
+{
+    while (loop->stirred != NULL) {
+        authz_connection *connection = loop->stirred;
+        loop->stirred = connection->next_stirred;
+        if (!connection->is_over) {
+            authz_connection_write(connection);
+        }
+        connection->is_stirred = false;
+        if (connection->is_over) {
+            authz_connection_close(connection);
+        }
+    }
+}
+
+static void
+look(authz_loop *loop)
+{
+    for (authz_connection *at = loop->connections; at != NULL; at = at->next) {
+        authz_connection_look(at, loop->now_s, loop->terms->patience_s);
+    }
+}
+
+/* Once; a moment later connections are told what their last call is (RFC 9113 6.8). */
+static void
+drain(authz_loop *loop)
+{
+    if (!loop->is_draining) {
+        (void)epoll_ctl(loop->poll, EPOLL_CTL_DEL, loop->terms->listening, NULL);
+    }
+    loop->is_draining = true;
+    for (authz_connection *at = loop->connections; at != NULL; at = at->next) {
+        if (!at->is_leaving) {
+            at->is_leaving = at->is_going;
+            authz_connection_go_away(at);
+        }
+    }
+}
+
+void
+authz_loop_run(authz_loop *loop)
+{
+    struct epoll_event events[EVENTS];
+    double looked_s = 0;
+    while (!atomic_load(&loop->terms->is_stopping)) {
+        const double pause_s = loop->is_draining ? DRAIN_LOOK_S : LOOK_S;
+        const int count = epoll_wait(loop->poll, events, EVENTS, (int)(pause_s * 1000));
+        loop->now_s = loop->terms->common.clock().steady_s;
+        for (int i = 0; i < count; i++) {
+            handle(loop, &events[i]);
+        }
+        authz_checks_settle(&loop->checks);
+        const bool is_to_drain =
+            atomic_load(&loop->terms->is_draining) && !loop->is_draining;
+        if (is_to_drain || loop->now_s - looked_s >= pause_s) {
+            looked_s = loop->now_s;
+            look(loop);
+            if (is_to_drain || loop->is_draining) {
+                drain(loop);
+            }
+        }
+        finish_turn(loop);
+        atomic_store(&loop->open, loop->connection_count);
+    }
+}
+
+/* ---- a loop's life ------------------------------------------------------------------ */
+
+authz_loop *
+authz_loop_new(authz_terms *terms, uint8_t index)
+{
+    const authz_allocator *allocator = terms->common.allocator;
+    authz_loop *loop = allocator->allocate(allocator->context, sizeof *loop);
+    if (loop == NULL) {
+        return NULL;
+    }
+    memset(loop, 0, sizeof *loop);
+    loop->terms = terms;
+    loop->index = index;
+    loop->now_s = terms->common.clock().steady_s;
+    loop->poll = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->poll < 0 || !authz_inbox_open(&loop->inbox)) {
+        if (loop->poll >= 0) {
+            close(loop->poll);
+        }
+        allocator->release(allocator->context, loop);
+        return NULL;
+    }
+    authz_checks_init(&loop->checks, &terms->common, &loop->inbox, give, loop);
+    struct epoll_event letters = {EPOLLIN, {.ptr = &loop->inbox}};
+    /* Of several loops one is woken for a new connection. */
+    struct epoll_event listening = {EPOLLIN | EPOLLEXCLUSIVE, {.ptr = terms}};
+    if (epoll_ctl(loop->poll, EPOLL_CTL_ADD, loop->inbox.wake, &letters) != 0 ||
+        epoll_ctl(loop->poll, EPOLL_CTL_ADD, terms->listening, &listening) != 0) {
+        authz_loop_free(loop);
+        return NULL;
+    }
+    return loop;
+}
+
+void
+authz_loop_free(authz_loop *loop)
+{
+    const authz_allocator *allocator = loop->terms->common.allocator;
+    while (loop->connections != NULL) {
+        authz_connection_close(loop->connections);
+    }
+    /* Nobody waits for what is given back now, but it goes on record. */
+    while (loop->checks.open > 0) {
+        read_letters(loop);
+        authz_checks_settle(&loop->checks);
+    }
+    authz_checks_release(&loop->checks);
+    while (loop->free_calls != NULL) {
+        authz_call *call = loop->free_calls;
+        loop->free_calls = call->next;
+        release_call(call);
+        allocator->release(allocator->context, call);
+    }
+    authz_inbox_close(&loop->inbox);
+    close(loop->poll);
+    allocator->release(allocator->context, loop);
+}

@@ -1,0 +1,96 @@
+/* One thread: it waits for sockets and for letters, and takes turns.
+ *
+ *     letters ─► calls ─┐
+ *     sockets ─► calls ─┴► checks ─► settle: events written ─► answers ─► sockets */
+
+#ifndef AUTHZ_CORE_LOOP_H
+#define AUTHZ_CORE_LOOP_H
+
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include "connection.h"
+
+#define AUTHZ_INPUT_BYTES 65536
+
+/* How many calls of the host one loop can have: those of all its connections. */
+#define AUTHZ_MAX_HOST_CALLS 4096
+
+/* Who may connect to a unix socket, by the kernel's word. */
+typedef struct authz_peers {
+    bool are_listed; /* false: whoever can open the socket */
+    const uid_t *uids;
+    size_t uid_count;
+    const gid_t *gids;
+    size_t gid_count;
+} authz_peers;
+
+/* Peers that were refused so far, and the last of them. */
+typedef struct authz_refused_peers {
+    uint64_t count;
+    pid_t pid;
+    uid_t uid;
+    gid_t gid;
+} authz_refused_peers;
+
+/* What all loops share, beside what the checks of all share. It outlives them. */
+typedef struct authz_terms {
+    authz_common common;
+    authz_paths paths;
+    authz_happenings happenings;
+    authz_protocol *protocol;
+    authz_peers peers;
+    int listening; /* the socket that is accepted from; -1: no more */
+    uint32_t max_connections; /* of one loop */
+    uint32_t max_streams;     /* of one connection */
+    double patience_s; /* for a request to come whole, and for an answer to be taken */
+    authz_span denial; /* CheckResponse where there is no memory for any other */
+    atomic_bool is_draining, is_stopping;
+    pthread_mutex_t lock; /* guards the rest */
+    authz_refused_peers refused;
+} authz_terms;
+
+typedef struct authz_loop {
+    authz_terms *terms;
+    uint8_t index; /* of this loop among all */
+    int poll;
+    authz_inbox inbox;
+    authz_checks checks;
+    authz_connection *connections;
+    uint32_t connection_count;
+    authz_connection *stirred;
+    authz_call *free_calls;
+    size_t free_call_count;
+    struct {
+        authz_call *call;
+        uint32_t times; /* this place was used: part of a call's number */
+    } host_calls[AUTHZ_MAX_HOST_CALLS];
+    uint32_t host_call_count; /* places that were ever used */
+    double now_s; /* steady, of this turn */
+    bool is_draining;
+    atomic_size_t open; /* connections, as others see it */
+    uint8_t input[AUTHZ_INPUT_BYTES];
+} authz_loop;
+
+/* NULL: no memory, or no descriptor. */
+authz_loop *authz_loop_new(authz_terms *terms, uint8_t index);
+void authz_loop_free(authz_loop *loop);
+
+/* Takes turns until it is to stop. */
+void authz_loop_run(authz_loop *loop);
+
+/* For connections: a call, from the free ones if there are; NULL: no memory. */
+authz_call *authz_loop_call(authz_loop *loop);
+void authz_loop_free_call(authz_loop *loop, authz_call *call);
+
+/* Gives a call of the host its number; false: there are too many. */
+bool authz_loop_name_call(authz_loop *loop, authz_call *call);
+void authz_loop_forget_call(authz_loop *loop, authz_call *call);
+
+/* Notes that the connection has something to send at the end of the turn. */
+void authz_loop_stir(authz_loop *loop, authz_connection *connection);
+
+/* Whether to wait for the socket to take more. */
+void authz_loop_watch(authz_loop *loop, authz_connection *connection, bool for_output);
+
+#endif
