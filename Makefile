@@ -166,3 +166,34 @@ bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
 .PHONY: clean
 clean: ## remove the virtual environment; the cache folder stays
 	@rm -rf .venv build *.egg-info .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# The ext_authz servers in Go that benchmarks/fast_path.py compares with.
+OPA_GO := $(CACHE)/opa-go-$(OPA_VERSION)/opa-go
+EXTAUTHZ_VERSION := v0.0.0-20260827124520-eed52ebb66ad
+EXTAUTHZ := $(CACHE)/extauthz-$(EXTAUTHZ_VERSION)/extauthz
+
+$(OPA_GO): $(wildcard benchmarks/rivals/opa_go/*)
+	$(say) "opa-go in $(dir $(OPA_GO)) (once, about a minute)"
+	@cd benchmarks/rivals/opa_go && CGO_ENABLED=0 go build -o $(OPA_GO) .
+	@touch $(OPA_GO)
+
+# As part of a module: its tags carry no `v`, so no version of it can be named otherwise.
+$(EXTAUTHZ):
+	$(say) "Istio's ext-authz sample in $(dir $(EXTAUTHZ)) (once, about a minute)"
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && cd "$$new" && \
+	  go mod init extauthz 2>/dev/null && \
+	  go mod edit -require=istio.io/istio@$(EXTAUTHZ_VERSION) && \
+	  CGO_ENABLED=0 go build -mod=mod -o $(EXTAUTHZ) istio.io/istio/samples/extauthz/cmd/extauthz
+
+.PHONY: rivals
+rivals: $(OPA_GO) $(EXTAUTHZ) ## build the ext_authz servers in Go that `make bench` compares with
+
+# Without Go its rivals are left out, by name.
+.PHONY: bench-fast-path
+bench-fast-path: $(READY) $(TRITON)/.ready $(if $(shell command -v go),$(OPA_GO) $(EXTAUTHZ))
+	@$(BIN)/python benchmarks/fast_path.py --svg benchmarks/fast_path.svg $(FAST_PATH_ARGS)
+	@$(BIN)/python benchmarks/mixed_load.py
+	@$(BIN)/python benchmarks/end_to_end.py
+	@$(BIN)/python benchmarks/callers_scale.py
+
+bench: bench-fast-path

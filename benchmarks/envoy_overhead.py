@@ -48,7 +48,7 @@ from authz_server.demo.pki import DevelopmentCa, write_bundle, write_svid
 from authz_server.demo.process import Command, Process, free_ports
 from authz_server.demo.scenario import EDGE_ID, FACTORY, SUPPLIER
 from authz_server.demo.server import AuthzServer
-from authz_server.transport.grpc_server import SERVICE
+from authz_server.transport.health import SERVICE
 
 CAMERA = f"spiffe://{FACTORY}/ns/line1/sa/camera"
 ALLOWED = "/v2/models/defect-detection/versions/1/infer"

@@ -10,6 +10,9 @@ A decision is one evaluation by the engine, from the input's JSON to the verdict
 asked of subjects all over the policy, in turn with those of the smallest policy, so
 that what the machine does meanwhile hits both.
 
+The same with a hundred subjects whose one role names so many models; then the decision
+is about models all over it.
+
 These figures depend on the machine and on who else uses it: compare the rows of one run
 with each other, never with those of another.
 """
@@ -36,7 +39,6 @@ HEAD = "apiVersion: authz.edge/v1\nkind: AccessPolicy\nmetadata: {name: big}\nsp
 COMMON = """\
   trustDomain: factory.example
   upstreams: {triton: {kind: triton}}
-  roles: {use: [{actions: [inference], models: [defect-detection]}]}
 """
 
 
@@ -45,6 +47,7 @@ class Row:
     """One size of policy."""
 
     subjects: int
+    models: int
     megabytes: float
     read_s: float
     compile_s: float
@@ -55,9 +58,11 @@ class Row:
     decision_us: list[float]
 
 
-def write_policy(folder: Path, subjects: int) -> float:
+def write_policy(folder: Path, subjects: int, models: int = 1) -> float:
     """Write the parts of a policy and return how many megabytes they have."""
-    (folder / "common.yaml").write_text(HEAD + COMMON)
+    names = ", ".join(map(model, range(models)))
+    role = f"  roles: {{use: [{{actions: [inference], models: [{names}]}}]}}\n"
+    (folder / "common.yaml").write_text(HEAD + COMMON + role)
     groups = subjects // GROUP
     size = -(-groups // PARTS)
     for part in range(0, groups, size):
@@ -83,8 +88,13 @@ def subject(number: int) -> str:
     return f"factory.example/ns/line-{number // GROUP}/sa/camera-{number % GROUP}"
 
 
-def question(number: int) -> bytes:
-    """Return the input for one subject's call."""
+def model(number: int) -> str:
+    """Return the name of a model."""
+    return f"model-{number}" if number else "defect-detection"
+
+
+def question(number: int, model_number: int = 0) -> bytes:
+    """Return the input for one subject's call of one model."""
     _, *path = subject(number).split("/")
     return json.dumps(
         {
@@ -97,7 +107,7 @@ def question(number: int) -> bytes:
             "operation": {
                 "action": "inference",
                 "scope": "model",
-                "model": "defect-detection",
+                "model": model(model_number),
                 "version": "1",
                 "adapter": "",
                 "upstream": "triton",
@@ -118,15 +128,15 @@ def memory_mb(key: str) -> float:
     return int(found[1]) * 1024 / 1e6
 
 
-def measure(subjects: int, decisions: int) -> Row:
-    """Return what a policy of `subjects` costs. Runs in a process of its own."""
+def measure(subjects: int, models: int, decisions: int) -> Row:
+    """Return what such a policy costs. Runs in a process of its own."""
     wasm = shipped_wasm()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small = loaded(folder / "small", GROUP, wasm)
         large = folder / "large"
         large.mkdir()
-        megabytes = write_policy(large, subjects)
+        megabytes = write_policy(large, subjects, models)
         before = memory_mb("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here.
         reader = PolicyReader()
@@ -149,16 +159,17 @@ def measure(subjects: int, decisions: int) -> Row:
             raise SystemExit("the change was not seen")
     times = []
     for count in range(decisions):
-        for which, total in ((small, GROUP), (engine, subjects)):
-            asked = question(count * 7919 % total)
+        for which, callers, names in ((small, GROUP, 1), (engine, subjects, models)):
+            asked = question(count * 7919 % callers, count * 7919 % names)
             start = time.perf_counter()
             verdict = which.evaluate(asked)
             taken = time.perf_counter() - start
             if not verdict.allow:
-                raise SystemExit(f"subject {count * 7919 % total} was denied")
+                raise SystemExit(f"subject {count * 7919 % callers} was denied")
             times.append(taken * 1e6)
     return Row(
         subjects,
+        models,
         megabytes,
         read - begin,
         compiled - read,
@@ -186,23 +197,26 @@ def quantile(values: list[float], share: float) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--subjects", type=int, nargs="+", default=[100, 1000, 10**4, 10**5, 10**6]
-    )
+    parser.add_argument("--subjects", type=int, nargs="*", default=[])
+    parser.add_argument("--models", type=int, nargs="*", default=[])
     parser.add_argument("--decisions", type=int, default=5000)
     args = parser.parse_args()
+    if not args.subjects and not args.models:
+        args.subjects, args.models = [100, 1000, 10**4, 10**5, 10**6], [10, 1000, 10**5]
     print(
-        f"{'subjects':>9}{'file MB':>9}{'read s':>9}{'compile':>9}{'load':>8}"
-        f"{'again':>8}{'max MB':>8}{'MB':>8}{'p50 us':>9}{'p99':>8}{'p99.9':>8}"
-        f"{'x of 100':>10}"
+        f"{'subjects':>9}{'models':>9}{'file MB':>9}{'read s':>9}{'compile':>9}"
+        f"{'load':>8}{'again':>8}{'max MB':>8}{'MB':>8}{'p50 us':>9}{'p99':>8}"
+        f"{'p99.9':>8}{'x of 100':>10}"
     )
     spawn = multiprocessing.get_context("spawn")
-    for subjects in args.subjects:
+    sizes = [(subjects, 1) for subjects in args.subjects]
+    sizes += [(GROUP, models) for models in args.models]
+    for subjects, models in sizes:
         with spawn.Pool(1) as pool:
-            row = pool.apply(measure, (subjects, args.decisions))
+            row = pool.apply(measure, (subjects, models, args.decisions))
         small, large = row.decision_us[::2], row.decision_us[1::2]
         print(
-            f"{row.subjects:>9}{row.megabytes:>9.1f}{row.read_s:>9.2f}"
+            f"{row.subjects:>9}{row.models:>9}{row.megabytes:>9.1f}{row.read_s:>9.2f}"
             f"{row.compile_s:>9.2f}{row.load_s:>8.2f}{row.again_s:>8.3f}"
             f"{row.most_mb:>8.0f}{row.memory_mb:>8.0f}"
             f"{quantile(large, 0.5):>9.1f}{quantile(large, 0.99):>8.1f}"

@@ -18,6 +18,7 @@ from checks import CAMERA
 
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline, open_policies
+from authz_server.audit import FileSink
 from authz_server.config import Config, Identity, Policy
 from authz_server.demo.envoy import (
     Envoy,
@@ -34,6 +35,10 @@ from authz_server.identity.sources import IdentitySources
 from authz_server.pipeline import Pipeline
 from authz_server.policy.store import PolicyStore
 from authz_server.transport.grpc_server import GrpcServer
+from authz_server.transport.health import Health
+from authz_server.transport.native_server import NativeServer
+
+AnyServer = GrpcServer | NativeServer
 
 FACTORY_CA, SUPPLIER_CA = DevelopmentCa(FACTORY), DevelopmentCa(SUPPLIER)
 
@@ -52,6 +57,44 @@ class MemorySink:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class RecordSink(FileSink):
+    """Keeps events in a file of its own, and reads them back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "audit.jsonl"
+        super().__init__(str(self._path))
+
+    @property
+    def events(self) -> list[bytes]:
+        return self._path.read_bytes().splitlines(keepends=True)
+
+
+def new_server(
+    transport: str, pipeline: Pipeline, sink: FileSink, **changes: object
+) -> AnyServer:
+    """Return a server of the transport "native" or "grpc" on `pipeline`.
+
+    Args:
+        sink: that `pipeline` writes to.
+        changes: arguments of the server other than the usual ones.
+    """
+    arguments: dict[str, object] = {
+        "health_of": lambda: Health(can_answer=True, is_current=True),
+        "max_pending": 16,
+        "workers": 2,
+        "max_message_bytes": 1024 * 1024,
+        **changes,
+    }
+    if transport == "grpc":
+        arguments.pop("threads", None)
+        return GrpcServer(pipeline, **arguments)  # type: ignore[arg-type]
+    return NativeServer(
+        pipeline,
+        audit=sink,
+        **{"threads": 2, **arguments},  # type: ignore[arg-type]
+    )
 
 
 def example_config(**sections: object) -> Config:
@@ -87,7 +130,7 @@ def example_pipeline(
 
 @contextlib.contextmanager
 def running_server(
-    server: GrpcServer, address: Address, *, socket_mode: int = 0o600
+    server: AnyServer, address: Address, *, socket_mode: int = 0o600
 ) -> Iterator[str]:
     """Yield the gRPC target of `server`, which runs in a thread of its own."""
     listening: Future[str] = Future()

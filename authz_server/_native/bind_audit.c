@@ -100,7 +100,8 @@ audit_event(PyObject *module, PyObject *arguments)
         .source = {(const uint8_t *)source, (size_t)source_length},
     };
     PyObject *event = NULL;
-    if (authz_audit_event(&buffer,
+    authz_date date = {.text = ""};
+    if (authz_audit_event(&buffer, &date,
                           (authz_span){(const uint8_t *)record, (size_t)record_length},
                           &occurrence)) {
         event =

@@ -430,7 +430,10 @@ static PyObject *
 cache_clear(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    authz_cache_clear(core_of(self));
+    authz_cache *cache = core_of(self);
+    Py_BEGIN_ALLOW_THREADS /* it frees every entry */
+    authz_cache_clear(cache);
+    Py_END_ALLOW_THREADS
     return Py_NewRef(Py_None);
 }
 

@@ -295,8 +295,10 @@ listener_let_go(PyObject *self, PyObject *nothing)
 static void
 ask(PyObject *decide, authz_miss *miss, authz_wanted wanted)
 {
+    /* "y#" makes None of a null pointer. */
     PyObject *answer = PyObject_CallFunction(
-        decide, "y#ddi", (const char *)miss->raw.data, (Py_ssize_t)miss->raw.length,
+        decide, "y#ddi", miss->raw.data != NULL ? (const char *)miss->raw.data : "",
+        (Py_ssize_t)miss->raw.length,
         miss->arrived.wall_s, miss->arrived.steady_s, (int)wanted);
     authz_span bytes;
     if (answer == NULL || bytes_of(answer, &bytes) < 0) {
@@ -308,14 +310,14 @@ ask(PyObject *decide, authz_miss *miss, authz_wanted wanted)
 }
 
 static PyObject *
-listener_work(PyObject *self, PyObject *decide)
+work(PyObject *self, PyObject *decide, authz_duty duty)
 {
     authz_misses *misses = authz_listener_misses(core_of(self));
     for (;;) {
         authz_wanted wanted;
         authz_miss *miss;
         Py_BEGIN_ALLOW_THREADS
-        miss = authz_misses_take(misses, &wanted);
+        miss = authz_misses_take(misses, duty, &wanted);
         Py_END_ALLOW_THREADS
         if (miss == NULL) {
             Py_RETURN_NONE;
@@ -323,6 +325,18 @@ listener_work(PyObject *self, PyObject *decide)
         ask(decide, miss, wanted);
         authz_misses_answer(misses, miss, wanted);
     }
+}
+
+static PyObject *
+listener_work(PyObject *self, PyObject *decide)
+{
+    return work(self, decide, AUTHZ_DECIDES);
+}
+
+static PyObject *
+listener_refuse(PyObject *self, PyObject *decide)
+{
+    return work(self, decide, AUTHZ_REFUSES);
 }
 
 /* ---- calls of the host ---------------------------------------------------------------- */
@@ -471,8 +485,12 @@ PyDoc_STRVAR(work_doc,
              "work($self, decide, /)\n--\n\n"
              "Call `decide(raw, wall_s, steady_s, wanted)` for each check that memory has "
              "no answer to, until the listener is stopped; it returns the CheckResponse. "
-             "`wanted` is 0 for a decision, 1 for a denial because too many are open, 2 "
-             "for one because the proxy gave up.");
+             "`wanted` is 0: a decision.");
+PyDoc_STRVAR(refuse_doc,
+             "refuse($self, decide, /)\n--\n\n"
+             "As `work`, for checks that are only to be denied: `wanted` is 1 because too "
+             "many decisions are open, 2 because the proxy gave up, and then `raw` is "
+             "empty if it was long.");
 PyDoc_STRVAR(take_doc, "take($self)\n--\n\n"
                        "Return what has happened to a call of Python's, the oldest first: "
                        "its number, 0 opened, 1 message, 2 ended or 3 gone, the place of "
@@ -498,6 +516,7 @@ static PyMethodDef listener_methods[] = {
     {"hold", listener_hold, METH_VARARGS, hold_doc},
     {"let_go", listener_let_go, METH_NOARGS, let_go_doc},
     {"work", listener_work, METH_O, work_doc},
+    {"refuse", listener_refuse, METH_O, refuse_doc},
     {"take", listener_take, METH_NOARGS, take_doc},
     {"say", listener_say, METH_VARARGS, say_doc},
     {"end", listener_end, METH_VARARGS, end_doc},

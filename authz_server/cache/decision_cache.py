@@ -7,7 +7,8 @@ asked: the steady one for the lifetime, the wall clock for the dates of a certif
 Who has to go when room is short is told by SIEVE, as in the native core, whose
 `cache_order.h` has the reasons: entries stay in the order in which they came, a hit
 marks its entry as visited, and a hand that goes round from the oldest to the newest
-clears the marks and takes the first entry without one.
+clears the marks and takes the first entry without one, or whom it has come to after
+`HAND_PASSES`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from authz_server.errors import Reason
 
 MAX_VALUE_BYTES: Final = 2**24 - 1
 """A longer response or record is not kept."""
+
+HAND_PASSES: Final = 256
+"""Whom the hand passes at most for one victim: then it takes whom it has come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,9 @@ class DecisionCache:
 
     def _evict(self) -> None:
         place = self._hand or self._oldest
-        while place is not None and place.is_visited:
+        for _ in range(HAND_PASSES):
+            if place is None or not place.is_visited:
+                break
             place.is_visited = False
             place = place.newer or self._oldest
         if place is not None:

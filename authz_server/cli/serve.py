@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from authz_server import __version__
 from authz_server.config import Config, load_config, settings
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from authz_server.policy.in_force import AnyPolicy
     from authz_server.policy.shadow import Shadow
     from authz_server.policy.store import PolicyStore
+    from authz_server.second_lock import SecondLock
     from authz_server.transport.grpc_server import GrpcServer
     from authz_server.transport.health import Health
     from authz_server.transport.metrics import Metrics
     from authz_server.transport.native_server import NativeServer
-    from authz_server.transport.peers import PeerList
-    from authz_server.transport.proxies import ProxyList
     from authz_server.transport.tls import SvidTls, TlsFiles, TlsSource
+
+_log: Final = logging.getLogger("authz_server.serve")
 
 
 def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse's private class
@@ -81,43 +83,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(config: Config) -> None:  # noqa: C901, PLR0915 - to be cut
+async def _serve(config: Config) -> None:
     from authz_server.address import Address
     from authz_server.assembly import (
         build_pipeline,
-        find_gaps,
         open_identities,
         open_policies,
         open_reporter,
         open_second_lock,
         open_shadow,
-        proxy_verifier,
         show,
     )
     from authz_server.audit import FileSink
-    from authz_server.clock import system_clock
-    from authz_server.identity.spiffe_id import SpiffeId
-    from authz_server.policy.in_force import LoadedPolicy
-    from authz_server.transport.health import Health
-    from authz_server.transport.peers import PeerList
-    from authz_server.transport.proxies import ProxyList
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    log = logging.getLogger("authz_server.serve")
-    listen = config.listen
-
     told: list[Callable[[], None]] = []
 
     def on_change(loaded: AnyPolicy) -> None:
         for tell_of_change in told:
             tell_of_change()
-        if isinstance(loaded, LoadedPolicy):
-            for gap in find_gaps(loaded.policy, config):
-                log.warning("%s", gap)
+        _warn_of_gaps(loaded, config)
 
     reporter = open_reporter(config)
     labels = {"id": str(uuid.uuid4()), "version": __version__}
@@ -130,8 +119,7 @@ async def _serve(config: Config) -> None:  # noqa: C901, PLR0915 - to be cut
     policies = open_policies(config, on_change, tell)
     identities = open_identities(config)
     second_lock = open_second_lock(config)
-    proxies = list(map(SpiffeId.parse_workload, listen.tls.proxies))
-    tls = _open_tls(config, identities, proxies)
+    tls = _open_tls(config, identities)
     audit = FileSink(config.audit.file)
     with contextlib.ExitStack() as running:
         running.callback(audit.close)
@@ -152,30 +140,8 @@ async def _serve(config: Config) -> None:  # noqa: C901, PLR0915 - to be cut
         )
         policies.rehearse_with(pipeline.rehearse)
 
-        def health_of() -> Health:
-            return Health(
-                can_answer=policies.current is not None and second_lock.error is None,
-                is_current=policies.error is None,
-                is_trusting=identities.error is None
-                and (tls is None or tls.error is None),
-            )
-
-        peers = PeerList(
-            # Our own user can reach gRPC's socket anyway, and probes run as it.
-            frozenset({*listen.peer_uids, os.geteuid()}),
-            frozenset(listen.peer_gids),
-        )
-        server = _open_server(
-            config,
-            pipeline,
-            health_of,
-            audit,
-            peers=peers if listen.peer_uids or listen.peer_gids else None,
-            tls=tls,
-            proxies=ProxyList(proxies, system_clock, proxy_verifier(config, identities))
-            if tls is not None
-            else None,
-        )
+        health_of = functools.partial(_health, policies, second_lock, identities, tls)
+        server = _open_server(config, pipeline, audit, health_of, identities, tls)
         told.append(server.publish)
         if metrics is not None:
             metrics.add(server.counts)
@@ -187,17 +153,45 @@ async def _serve(config: Config) -> None:  # noqa: C901, PLR0915 - to be cut
                 source.start_watching(config.policy.reload_interval_s)
                 running.callback(source.stop)
         await server.run(
-            Address.parse(listen.address),
-            socket_mode=int(listen.socket_mode, 8),
+            Address.parse(config.listen.address),
+            socket_mode=int(config.listen.socket_mode, 8),
             stop=stop,
             drain_s=config.limits.drain_s,
-            on_listening=lambda address: log.info("listening on %s", address),
+            on_listening=lambda address: _log.info("listening on %s", address),
         )
 
 
-def _open_tls(
-    config: Config, identities: IdentitySources, proxies: Sequence[SpiffeId]
-) -> TlsFiles | SvidTls | None:
+def _health(
+    policies: PolicyStore | BundleStore,
+    second_lock: SecondLock,
+    identities: IdentitySources,
+    tls: TlsSource | None,
+) -> Health:
+    from authz_server.transport.health import Health
+
+    return Health(
+        can_answer=policies.current is not None and second_lock.error is None,
+        is_current=policies.error is None,
+        is_trusting=identities.error is None and (tls is None or tls.error is None),
+    )
+
+
+def _warn_of_gaps(loaded: AnyPolicy, config: Config) -> None:
+    from authz_server.assembly import find_gaps
+    from authz_server.policy.in_force import LoadedPolicy
+
+    if isinstance(loaded, LoadedPolicy):
+        for gap in find_gaps(loaded.policy, config):
+            _log.warning("%s", gap)
+
+
+def _proxies(config: Config) -> list[SpiffeId]:
+    from authz_server.identity.spiffe_id import SpiffeId
+
+    return list(map(SpiffeId.parse_workload, config.listen.tls.proxies))
+
+
+def _open_tls(config: Config, identities: IdentitySources) -> TlsFiles | SvidTls | None:
     """Return where the listener's certificate comes from; None for no TLS."""
     from authz_server.clock import system_clock
     from authz_server.transport.tls import SvidTls, TlsFiles
@@ -210,7 +204,7 @@ def _open_tls(
     return SvidTls(
         lambda: workload_api.svid,
         lambda: identities.current.trust,
-        [proxy.trust_domain for proxy in proxies],
+        [proxy.trust_domain for proxy in _proxies(config)],
         system_clock,
     )
 
@@ -218,18 +212,26 @@ def _open_tls(
 def _open_server(
     config: Config,
     pipeline: Pipeline,
-    health_of: Callable[[], Health],
     audit: FileSink,
-    *,
-    peers: PeerList | None,
+    health_of: Callable[[], Health],
+    identities: IdentitySources,
     tls: TlsSource | None,
-    proxies: ProxyList | None,
 ) -> NativeServer | GrpcServer:
     """Return the configured transport."""
     from authz_server._native.choice import is_pure
+    from authz_server.assembly import proxy_verifier
+    from authz_server.clock import system_clock
+    from authz_server.transport.peers import PeerList
+    from authz_server.transport.proxies import ProxyList
 
+    listen = config.listen
+    peers = None
+    if listen.peer_uids or listen.peer_gids:
+        # Our own user could open the socket anyway, and probes run as it.
+        uids = frozenset({*listen.peer_uids, os.geteuid()})
+        peers = PeerList(uids, frozenset(listen.peer_gids))
     limits = config.limits
-    chosen = config.listen.transport
+    chosen = listen.transport
     if chosen == "native" or (chosen == "auto" and tls is None and not is_pure()):
         from authz_server.transport.native_server import NativeServer
 
@@ -239,7 +241,7 @@ def _open_server(
             audit=audit,
             max_pending=limits.max_pending,
             workers=limits.workers,
-            threads=config.listen.threads,
+            threads=listen.threads,
             max_message_bytes=limits.max_message_bytes,
             peers=peers,
         )
@@ -252,7 +254,11 @@ def _open_server(
         workers=limits.workers,
         max_message_bytes=limits.max_message_bytes,
         tls=tls,
-        proxies=proxies,
+        proxies=ProxyList(
+            _proxies(config), system_clock, proxy_verifier(config, identities)
+        )
+        if tls is not None
+        else None,
         peers=peers,
     )
 
@@ -291,5 +297,5 @@ def _open_metrics(
             else None,
         )
     )
-    logging.getLogger("authz_server.serve").info("metrics at %s", address)
+    _log.info("metrics at %s", address)
     return metrics

@@ -26,6 +26,8 @@ _IS_GRPC: Final = 1
 _IS_GATED: Final = 2
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
+_u16: Final = _U16.unpack_from
+_u32: Final = _U32.unpack_from
 
 
 Headers = tuple[tuple[str, tuple[bytes, ...]], ...]
@@ -59,7 +61,10 @@ class Body:
 
     def value(self, number: int) -> bytes:
         """Return the value of singular field `number`; empty if it is not there."""
-        return next((value for key, value in self.fields if key == number), b"")
+        for key, value in self.fields:
+            if key == number:
+                return value
+        return b""
 
     def values(self, number: int) -> tuple[bytes, ...]:
         """Return every entry of repeated field `number`."""
@@ -68,6 +73,10 @@ class Body:
     def has(self, number: int) -> bool:
         """Return whether field `number` is there."""
         return any(key == number for key, _ in self.fields)
+
+
+_BARE_BODIES: Final = tuple(Body(state) for state in BodyState)
+"""By number: most requests have nothing of a body, and a new object costs a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +153,21 @@ class Facts:
         Raises:
             ValueError: if `key` is not canonical facts.
         """
-        reader = _Reader(key)
-        if reader.u8() != _VERSION:
-            raise ValueError("facts of another version")
-        principal, certificate, destination, upstream, method, path, host = (
-            reader.scalar() for _ in range(7)
-        )
-        claims, document = reader.scalar(), reader.scalar()
-        flags = reader.u8()
-        headers, credentials, signals = (reader.headers() for _ in range(3))
-        state = BodyState(reader.u8())
-        fields = tuple((reader.u32(), reader.scalar()) for _ in range(reader.u16()))
-        if reader.position != len(key):
-            raise ValueError("facts have trailing bytes")
+        try:
+            if key[0] != _VERSION:
+                raise ValueError("facts of another version")
+            scalars, at = _scalars(key, 1, 7)
+            principal, certificate, destination, upstream, method, path, host = scalars
+            (claims, document), at = _scalars(key, at, 2)
+            flags = key[at]
+            headers, at = _headers(key, at + 1)
+            credentials, at = _headers(key, at)
+            signals, at = _headers(key, at)
+            body, at = _body(key, at)
+        except (struct.error, IndexError) as error:
+            raise ValueError("facts are cut off") from error
+        if at != len(key):
+            raise ValueError("facts are cut off, or have trailing bytes")
         return cls(
             principal=principal,
             certificate=certificate,
@@ -165,13 +176,13 @@ class Facts:
             method=method,
             path=path,
             host=host,
-            is_grpc=bool(flags & _IS_GRPC),
+            is_grpc=flags & _IS_GRPC != 0,
             headers=headers,
-            body=Body(state, fields),
+            body=body,
             credentials=credentials,
             claims=claims,
             signals=signals,
-            is_gated=bool(flags & _IS_GATED),
+            is_gated=flags & _IS_GATED != 0,
             document=document,
         )
 
@@ -189,39 +200,43 @@ class Annotations:
     source: str = ""
 
 
-class _Reader:
-    """A cursor over canonical bytes."""
+# Every decision that is not remembered is read here, so these functions pass a position
+# on instead of keeping a cursor. A slice past the end is short and no error: then the
+# next integer is missing, or the end is not where it should be.
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.position = 0
 
-    def _take(self, count: int) -> bytes:
-        start = self.position
-        self.position = start + count
-        if self.position > len(self._data):
-            raise ValueError("facts are cut off")
-        return self._data[start : self.position]
+def _scalars(key: bytes, at: int, count: int) -> tuple[list[bytes], int]:
+    """Return `count` scalars from `at` on, and where the last one ends."""
+    found = []
+    for _ in range(count):
+        begin = at + 4
+        at = begin + _u32(key, at)[0]
+        found.append(key[begin:at])
+    return found, at
 
-    def u8(self) -> int:
-        return self._take(1)[0]
 
-    def u16(self) -> int:
-        value: int = _U16.unpack(self._take(2))[0]
-        return value
+def _headers(key: bytes, at: int) -> tuple[Headers, int]:
+    count = _u16(key, at)[0]
+    at += 2
+    if not count:
+        return (), at
+    found = []
+    for _ in range(count):
+        (name,), at = _scalars(key, at, 1)
+        values, at = _scalars(key, at + 2, _u16(key, at)[0])
+        found.append((name.decode("ascii"), tuple(values)))
+    return tuple(found), at
 
-    def u32(self) -> int:
-        value: int = _U32.unpack(self._take(4))[0]
-        return value
 
-    def scalar(self) -> bytes:
-        return self._take(self.u32())
-
-    def headers(self) -> Headers:
-        return tuple(
-            (
-                self.scalar().decode("ascii"),
-                tuple(self.scalar() for _ in range(self.u16())),
-            )
-            for _ in range(self.u16())
-        )
+def _body(key: bytes, at: int) -> tuple[Body, int]:
+    bare = _BARE_BODIES[key[at]]
+    count = _u16(key, at + 1)[0]
+    at += 3
+    if not count:
+        return bare, at
+    fields = []
+    for _ in range(count):
+        number = _u32(key, at)[0]
+        (value,), at = _scalars(key, at + 4, 1)
+        fields.append((number, value))
+    return Body(bare.state, tuple(fields)), at

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from authz_server.clock import Instant
 from authz_server.errors import Reason
@@ -26,6 +27,8 @@ from authz_server.identity.sources import IdentitySources, IdentityState
 from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 from authz_server.identity.user_token import User
 
+_REMEMBERED: Final = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -35,6 +38,7 @@ class Identity:
         user: on whose behalf the workload calls, if it says so.
         via: the listed proxy that spoke for the workload.
         valid_from_s, valid_until_s: wall-clock seconds between which this holds.
+        name: the SPIFFE ID as text.
     """
 
     spiffe_id: SpiffeId
@@ -42,6 +46,36 @@ class Identity:
     via: SpiffeId | None = None
     valid_from_s: float = -math.inf
     valid_until_s: float = math.inf
+    name: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.spiffe_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    """Who showed a name and a certificate and nothing else, by the bytes of both.
+
+    That is all that their identity depends on, beside what it was verified under: these
+    very bundles and revocations, and these trust domains. Dates count on every request.
+    """
+
+    state: IdentityState
+    trust_domains: AbstractSet[TrustDomain] | None
+    known: dict[tuple[bytes, bytes], Identity] = field(default_factory=dict)
+
+    def get(self, facts: Facts, now: Instant) -> Identity | None:
+        """Return the identity of a peer that is known and in its dates."""
+        identity = self.known.get((facts.principal, facts.certificate))
+        if identity and identity.valid_from_s <= now.wall_s <= identity.valid_until_s:
+            return identity
+        return None
+
+    def put(self, facts: Facts, identity: Identity) -> None:
+        """Remember `identity`."""
+        if len(self.known) >= _REMEMBERED:
+            self.known.clear()
+        self.known[facts.principal, facts.certificate] = identity
 
 
 class Identifier:
@@ -55,6 +89,7 @@ class Identifier:
         self._rules = rules
         self._sources = sources
         self._memory = Memory()
+        self._peers = _Peers(IdentityState(), None)
 
     @property
     def current(self) -> IdentityState:
@@ -84,6 +119,25 @@ class Identifier:
             BundleError: if there is no bundle to verify it by.
             RevokedError: if anything of it is on the revocation list.
         """
+        if facts.credentials or facts.claims:
+            return self._inquire(facts, trust_domains, now, state)
+        peers = self._peers
+        if peers.state is not state or peers.trust_domains is not trust_domains:
+            peers = self._peers = _Peers(state, trust_domains)
+        identity = peers.get(facts, now)
+        if identity is None:
+            identity = self._inquire(facts, trust_domains, now, state)
+            peers.put(facts, identity)
+        return identity
+
+    def _inquire(
+        self,
+        facts: Facts,
+        trust_domains: AbstractSet[TrustDomain] | None,
+        now: Instant,
+        state: IdentityState,
+    ) -> Identity:
+        """Return who is calling, worked out anew."""
         if state.revocations is None:
             raise IdentityError(
                 "the revocation list cannot be read", Reason.REVOCATIONS_UNAVAILABLE

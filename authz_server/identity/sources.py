@@ -15,6 +15,7 @@ REVOCATION_INTERVAL_S: Final = 0.25
 """A revocation is in force within a second of its being written."""
 
 NO_KEYS: Final = IssuerKeys({}, "")
+_NOTHING_REVOKED: Final = Revocations()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,24 @@ class IdentitySources:
         self._revocations = revocations
         self._sources: list[Source] = [*bundles]
         self._sources += [source for source in (revocations, issuers) if source]
+        self._current = IdentityState()
 
     @property
     def current(self) -> IdentityState:
-        """What is in force now."""
-        return IdentityState(
-            self.store.current if self.store else NO_TRUST,
-            self._issuers.current if self._issuers else NO_KEYS,
-            self._revocations.current if self._revocations else Revocations(),
+        """What is in force now: the same object for as long as its parts are."""
+        trust = self.store.current if self.store else NO_TRUST
+        issuers = self._issuers.current if self._issuers else NO_KEYS
+        revocations = (
+            self._revocations.current if self._revocations else _NOTHING_REVOKED
         )
+        state = self._current
+        if (
+            state.trust is not trust
+            or state.issuers is not issuers
+            or state.revocations is not revocations
+        ):
+            state = self._current = IdentityState(trust, issuers, revocations)
+        return state
 
     @property
     def error(self) -> str | None:

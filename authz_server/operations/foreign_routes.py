@@ -39,6 +39,9 @@ _FOREIGN: Final = (
     ),
 )
 
+_BEGINNINGS: Final = ("/ping", "/invocations", "/models", "/v1/")
+"""Of every route above. None is Triton's, so most calls are done with here."""
+
 
 def refuse_foreign(path: str, signals: Headers) -> None:
     """Refuse a call that is another frontend's than KServe v2; else return.
@@ -53,11 +56,13 @@ def refuse_foreign(path: str, signals: Headers) -> None:
     Raises:
         OperationError: if the path, or a header, is that of another frontend.
     """
-    if any(name == REDIRECT for name, _ in signals):
+    if signals and any(name == REDIRECT for name, _ in signals):
         raise OperationError(
             f"the header {REDIRECT} sends a call elsewhere than its path says "
             "(Vertex AI), which is not served"
         )
+    if not path.startswith(_BEGINNINGS):
+        return
     for frontend, route in _FOREIGN:
         if route.fullmatch(path) is not None:
             raise OperationError(f"a route of {frontend}, which is not served here")

@@ -30,10 +30,11 @@ def parse_path(target: bytes) -> str:
     path, _, query = target.partition(b"?")
     if _PATH.fullmatch(path) is None:
         raise OperationError("path has an unacceptable byte", Reason.PATH_INVALID)
-    segments = path.split(b"/")[1:]
     # An empty last segment is a trailing slash: it matches no route, but is not odd.
-    if b"" in segments[:-1] or not _DOT_SEGMENTS.isdisjoint(segments):
+    if b"//" in path or (
+        b"/." in path and not _DOT_SEGMENTS.isdisjoint(path.split(b"/"))
+    ):
         raise OperationError("path has an empty or dot segment", Reason.PATH_INVALID)
-    if _QUERY.fullmatch(query) is None:
+    if query and _QUERY.fullmatch(query) is None:
         raise OperationError("query has an unacceptable byte", Reason.PATH_INVALID)
     return path.decode("ascii")

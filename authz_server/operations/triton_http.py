@@ -83,12 +83,12 @@ def classify_http(method: str, path: str) -> Call:
 
 
 def _classify_model(method: str, match: re.Match[str]) -> Call:
-    action = _MODEL_VERBS.get((method, match["verb"]))
-    version = match["version"]
+    model, version, verb = match.groups()
+    action = _MODEL_VERBS.get((method, verb))
     # Trace settings have no versions: Triton answers 404.
     if action is None or (action is Action.TRACE and version is not None):
         raise OperationError("not a method of this Triton route")
-    return Call(action, Scope.MODEL, match["model"], version or "")
+    return Call(action, Scope.MODEL, model, version or "")
 
 
 def _classify_shared_memory(method: str, match: re.Match[str]) -> Call:

@@ -26,6 +26,7 @@ from authz_server.policy.upstream_index import index_upstreams
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from authz_server.identity.spiffe_id import TrustDomain
     from authz_server.operations.upstreams import UpstreamIndex
     from authz_server.policy.model import AccessPolicy
 
@@ -67,12 +68,14 @@ class LoadedPolicy:
     """A policy in force.
 
     Attributes:
+        trust_domains: whose workloads may call at all.
         upstreams: how requests name the policy's upstreams.
         schedule: which of its time limits hold.
         revision: changes whenever any decision could.
     """
 
     policy: AccessPolicy
+    trust_domains: frozenset[TrustDomain]
     upstreams: UpstreamIndex
     schedule: Schedule
     engine: Engine
@@ -217,6 +220,7 @@ class InForce:
             return None
         return LoadedPolicy(
             policy=policy,
+            trust_domains=policy.trust_domains,
             upstreams=index_upstreams(policy),
             schedule=Schedule(policy.time_limits),
             engine=Engine(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quote
 from typing import Final
 
 from authz_server.errors import Reason, RequestError
 from authz_server.facts import Facts
 from authz_server.identity.identify import Identity
+from authz_server.identity.user_token import User
 from authz_server.operations.operation import Operation
 from authz_server.operations.upstreams import normalize_host
+from authz_server.policy.engine import JsonObject
 
 
 def build_question(
@@ -30,43 +33,39 @@ def build_question(
     """
     spiffe_id, user, call = identity.spiffe_id, identity.user, operation.call
     path, _, _ = facts.path.partition(b"?")
-    return _ENCODER.encode(
-        {
-            "principal": {
-                "id": str(spiffe_id),
-                "trust_domain": spiffe_id.trust_domain.name,
-                "path": spiffe_id.path,
-            },
-            "user": None
-            if user is None
-            else {
-                "issuer": user.issuer,
-                "subject": user.subject,
-                "claims": dict(user.claims),
-            },
-            "operation": {
-                "action": call.action,
-                "scope": call.scope,
-                "model": call.model,
-                "version": call.version,
-                "adapter": call.adapter,
-                "upstream": operation.upstream,
-                "dataset": operation.dataset,
-            },
-            "http": {
-                "method": facts.method.decode("ascii"),
-                "path": path.decode("ascii"),
-                "host": normalize_host(facts.host),
-                "headers": {
-                    name: _only(name, values) for name, values in facts.headers
-                },
-            },
-            "time": {"open": open_times},
-        }
+    headers = {name: _only(name, values) for name, values in facts.headers}
+    # A SPIFFE ID has no character that JSON escapes.
+    segments = '","'.join(spiffe_id.path)
+    document = (
+        f'{{"principal":{{"id":"{identity.name}",'
+        f'"trust_domain":"{spiffe_id.trust_domain.name}",'
+        f'"path":["{segments}"]}},'
+        f'"user":{"null" if user is None else _encode_user(user)},'
+        f'"operation":{{"action":{quote(call.action)},"scope":{quote(call.scope)},'
+        f'"model":{quote(call.model)},"version":{quote(call.version)},'
+        f'"adapter":{quote(call.adapter)},"upstream":{quote(operation.upstream)},'
+        f'"dataset":{quote(operation.dataset)}}},'
+        f'"http":{{"method":{quote(facts.method.decode("ascii"))},'
+        f'"path":{quote(path.decode("ascii"))},'
+        f'"host":{quote(normalize_host(facts.host))},'
+        f'"headers":{_ENCODER.encode(headers) if headers else "{}"}}},'
+        f'"time":{{"open":{_ENCODER.encode(open_times) if open_times else "[]"}}}}}'
     ).encode("ascii")
+    # Claims are as their issuer wrote them, and may be what OPA does not read.
+    return JsonObject(document) if user is None else document
 
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+
+
+def _encode_user(user: User) -> str:
+    return _ENCODER.encode(
+        {
+            "issuer": user.issuer,
+            "subject": user.subject,
+            "claims": dict(user.claims),
+        }
+    )
 
 
 def _only(name: str, values: tuple[bytes, ...]) -> str:

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import wasmtime
 from wasmtime import _bindings as ffi
+from wasmtime._ffi import dll
 
 from authz_server.policy.builtins.values import (
     RefusedError,
@@ -37,7 +38,7 @@ from authz_server.policy.builtins.values import (
 )
 
 PAGE_BYTES: Final = 64 * 1024
-TICK_S: Final = 0.01
+TICK_S: Final = 0.025
 """How often the clock ticks by which evaluations are cut off."""
 
 Builtin = Callable[..., Any]
@@ -72,6 +73,19 @@ _ANSWER: Final = struct.Struct("=I")
 _JSON: Final = 0
 """The form in which `opa_eval` gives its result."""
 _MINOR_WITH_EVAL: Final = 2
+
+# The two functions of every evaluation, which get addresses as plain integers: by the
+# declarations of wasmtime's Python side each argument becomes an object, and making
+# those takes longer than the call. Asked for by item, a function is one of our own.
+_call_unchecked: Final = dll["wasmtime_func_call_unchecked"]
+_call_unchecked.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+    *(ctypes.c_size_t, ctypes.c_void_p),
+)
+_call_unchecked.restype = ctypes.c_void_p
+_set_epoch_deadline: Final = dll["wasmtime_context_set_epoch_deadline"]
+_set_epoch_deadline.argtypes = (ctypes.c_void_p, ctypes.c_uint64)
+_set_epoch_deadline.restype = None
 
 # wasmtime's Python side keeps the host functions of all stores in one table, which it
 # does not lock.
@@ -164,13 +178,20 @@ class Instance:
                 self._store.close()
                 raise WasmError(_first_line(error)) from error
         try:
-            self._functions = _functions(exports, self._store)
-            self._context = self._store._context()  # noqa: SLF001 - no public way
+            functions = _functions(exports, self._store)
+            # Kept, as the addresses are those of parts of them.
+            self._exports = functions
+            self._functions = {
+                name: ctypes.addressof(function._func)  # noqa: SLF001 - no public way
+                for name, function in functions.items()
+            }
+            self._context = _address(self._store._context())  # noqa: SLF001
             self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
-            pointer = self._memory.data_ptr(self._store)
-            self._base = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+            self._base = _address(self._memory.data_ptr(self._store))
             self._known_size = 0
+            self._size()
             self._arguments = (ffi.wasmtime_val_raw_t * _EVAL_ARGUMENTS)()
+            self._eval = self._functions["opa_eval"]
             self._data = self._parse(data)
             # From here on memory is the evaluations'.
             self._free = self._call("opa_heap_ptr_get")
@@ -202,16 +223,14 @@ class Instance:
         heap = -(-(self._free + size) // _ALIGNMENT) * _ALIGNMENT
         if heap > self._known_size:
             self._make_room(heap)
-        ctypes.memmove(self._base + self._free, document, size)
+        self._view[self._free : self._free + size] = document
         arguments = self._arguments
         _EVAL.pack_into(
             arguments, 0, 0, entrypoint, self._data, self._free, size, heap, _JSON
         )
         # One tick more, as the first may come at once.
-        ffi.wasmtime_context_set_epoch_deadline(
-            self._context, int(timeout_s / TICK_S) + 2
-        )
-        self._run(self._functions["opa_eval"], arguments, _EVAL_ARGUMENTS)
+        _set_epoch_deadline(self._context, int(timeout_s / TICK_S) + 2)
+        self._run(self._eval, arguments, _EVAL_ARGUMENTS)
         return self._text(_ANSWER.unpack_from(arguments)[0], max_bytes)
 
     @property
@@ -289,7 +308,7 @@ class Instance:
         # The module says where, and it must not be outside of its own memory.
         if place + len(document) > self._size():
             raise WasmError("its memory is not where it says")
-        ctypes.memmove(self._base + place, document, len(document))
+        self._view[place : place + len(document)] = document
         value = self._call(parser, place, len(document))
         if not value:
             raise WasmError("it is not JSON")
@@ -301,7 +320,7 @@ class Instance:
     def _text(self, address: int, max_bytes: int) -> bytes:
         """Return the text at `address`, which ends with a zero."""
         if address + _SHORT <= self._known_size and max_bytes >= _SHORT:
-            text = ctypes.string_at(self._base + address, _SHORT)
+            text = self._view[address : address + _SHORT].tobytes()
             end = text.find(b"\0")
             if end >= 0:
                 return text[:end]
@@ -310,7 +329,7 @@ class Instance:
             raise WasmError("its result is not where it says")
         count = min(room, _SHORT)
         while True:
-            text = ctypes.string_at(self._base + address, count)
+            text = self._view[address : address + count].tobytes()
             end = text.find(b"\0")
             if end >= 0:
                 return text[:end]
@@ -321,9 +340,13 @@ class Instance:
         raise WasmError(f"the result is longer than {max_bytes} bytes")
 
     def _size(self) -> int:
-        # It only ever grows.
-        self._known_size = self._memory.data_len(self._store)
-        return self._known_size
+        # It only ever grows, and stays where it is.
+        size = self._memory.data_len(self._store)
+        if size != self._known_size:
+            self._known_size = size
+            whole = (ctypes.c_char * size).from_address(self._base)
+            self._view = memoryview(whole).cast("B")
+        return size
 
     def _make_room(self, end: int) -> None:
         missing = end - self._size()
@@ -341,18 +364,19 @@ class Instance:
         self._run(self._functions[name], arguments, len(arguments))
         return arguments[0].i32 & 0xFFFFFFFF
 
-    def _run(self, function: wasmtime.Func, arguments: Any, count: int) -> None:  # noqa: ANN401 - a ctypes array
+    def _run(self, function: int, arguments: Any, count: int) -> None:  # noqa: ANN401 - a ctypes array
         self._failure = ""
         trap = self._trap
-        error = ffi.wasmtime_func_call_unchecked(
+        error = _call_unchecked(
             self._context,
-            ctypes.byref(function._func),  # noqa: SLF001
-            arguments,
+            function,
+            ctypes.addressof(arguments),
             count,
-            ctypes.byref(trap),
+            ctypes.addressof(trap),
         )
-        if bool(error):
-            failure = wasmtime.WasmtimeError._from_ptr(error)  # noqa: SLF001
+        if error:
+            pointer = ctypes.cast(error, ctypes.POINTER(ffi.wasmtime_error_t))
+            failure = wasmtime.WasmtimeError._from_ptr(pointer)  # noqa: SLF001
             raise WasmError(self._failure or _first_line(failure)) from failure
         if bool(trap):
             cause = wasmtime.Trap._from_ptr(trap)  # noqa: SLF001
@@ -451,3 +475,7 @@ def _engine() -> wasmtime.Engine:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _address(pointer: Any) -> int:  # noqa: ANN401 - a ctypes pointer
+    return ctypes.cast(pointer, ctypes.c_void_p).value or 0

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from authz_server._native._core import Listener
@@ -29,7 +30,7 @@ from authz_server.audit import FileSink
 from authz_server.clock import Instant
 from authz_server.errors import ConfigError, Reason
 from authz_server.facts.native import compile_plan
-from authz_server.pipeline import Pipeline
+from authz_server.pipeline import Check, Pipeline
 from authz_server.response import deny
 from authz_server.transport.decider import Decider
 from authz_server.transport.ext_proc import SERVICE as GATE
@@ -53,7 +54,7 @@ _MAX_CONNECTIONS: Final = 256
 _PATIENCE_S: Final = 5.0
 """For a request to come whole, and for an answer to be taken."""
 
-_PUBLISH_S: Final = 0.025
+_PUBLISH_S: Final = 0.05
 """A change of identities or of the second lock ends what is remembered within that; one
 of the policy does so at once."""
 
@@ -64,7 +65,8 @@ _HEALTH_S: Final = 0.1
 _BACKLOG: Final = 128
 
 # What the listener wants of a worker beside a decision.
-_DENIALS: Final = {1: Reason.OVERLOADED, 2: Reason.DEADLINE_EXCEEDED}
+_ABANDONED: Final = 2
+_DENIALS: Final = {1: Reason.OVERLOADED, _ABANDONED: Reason.DEADLINE_EXCEEDED}
 
 
 class NativeServer:
@@ -107,17 +109,20 @@ class NativeServer:
         self._decider = Decider(pipeline, max_pending=max_pending, workers=workers)
         self._gate = Gate(pipeline, self._decider)
         self._listener: Listener | None = None
+        self._publishing = threading.Lock()
 
     def publish(self) -> None:
         """Tell the listener what is in force now."""
         listener = self._listener
         if listener is None:
             return
-        standing = self._pipeline.standing
-        if standing is None:
-            listener.let_go()
-        else:
-            listener.hold(standing, time.monotonic() + _LEASE_S)
+        # Who looked earlier must not speak later: what it saw may be over.
+        with self._publishing:
+            standing = self._pipeline.standing
+            if standing is None:
+                listener.let_go()
+            else:
+                listener.hold(standing, time.monotonic() + _LEASE_S)
 
     def counts(self) -> Counts:
         """Return the decisions that were answered without Python."""
@@ -160,6 +165,12 @@ class NativeServer:
                 )
                 for number in range(self._workers)
             ]
+            # A denial for want of room does not wait for one.
+            workers.append(
+                threading.Thread(
+                    target=listener.refuse, args=(self._decide,), name="refuse"
+                )
+            )
             for worker in workers:
                 worker.start()
             self.publish()
@@ -181,6 +192,7 @@ class NativeServer:
                 publisher.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await publisher
+                self._tell_of_refused()
                 self._decider.close()
 
     def _new_listener(self, listening: socket.socket) -> Listener:
@@ -210,7 +222,10 @@ class NativeServer:
 
     def _decide(self, raw: bytes, wall_s: float, steady_s: float, wanted: int) -> bytes:
         """Return the answer to what memory has none for."""
-        check = self._pipeline.begin(raw, Instant(wall_s, steady_s))
+        arrived = Instant(wall_s, steady_s)
+        if wanted == _ABANDONED and not raw:  # it was long, and is not kept
+            return self._pipeline.refuse(Check(arrived), _DENIALS[wanted])
+        check = self._pipeline.begin(raw, arrived)
         if check.answer is not None:
             return check.answer
         if wanted in _DENIALS:
@@ -232,7 +247,12 @@ class NativeServer:
             self._refused = count
 
     def _status(self, request: bytes) -> int | None:
-        name = health_pb2.HealthCheckRequest.FromString(request).service
+        try:
+            name = health_pb2.HealthCheckRequest.FromString(request).service
+        except DecodeError as error:
+            raise CallError(
+                grpc.StatusCode.INTERNAL, "the message is no HealthCheckRequest"
+            ) from error
         status = self._health_of().statuses().get(name)
         return NOT_SERVING if self._is_stopping and status is not None else status
 
@@ -245,6 +265,7 @@ class NativeServer:
                 raise CallError(grpc.StatusCode.NOT_FOUND, "unknown service")
             yield _health_response(status)
             return
+        raise CallError(grpc.StatusCode.UNIMPLEMENTED, "the method takes one message")
 
     async def _watch_health(
         self, requests: AsyncIterator[bytes]
@@ -279,7 +300,11 @@ class _Listening:
             if address.is_unix:
                 self.socket = socket.socket(socket.AF_UNIX)
                 path = Path(address.path)
-                self._file = SocketFile.bind(self.socket, path, mode)
+                try:
+                    self._file = SocketFile.bind(self.socket, path, mode)
+                except OSError:
+                    self.socket.close()
+                    raise
             else:
                 family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
                 self.socket = socket.create_server(

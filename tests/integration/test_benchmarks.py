@@ -56,3 +56,12 @@ def test_the_gate_is_measured_beside_the_same_stream_without_it() -> None:
 def test_policies_of_all_sizes_are_measured() -> None:
     out = run("policy_scale.py", "--subjects", "100", "1000", "--decisions", "50")
     assert [line.split()[0] for line in out.splitlines()] == ["subjects", "100", "1000"]
+
+
+@pytest.mark.envoy
+def test_a_hit_and_a_miss_are_measured_beside_the_floor() -> None:
+    names = ["floor", "hit, native", "miss, native"]
+    out = run("fast_path.py", "--quick", "--rivals", *names)
+    for name in names:
+        (row,) = [line for line in out.splitlines() if line.startswith(name + " ")]
+        assert len(row.removeprefix(name).split()) == 8

@@ -1,5 +1,6 @@
-"""The Check service as Envoy meets it, over sockets."""
+"""The Check service as Envoy meets it, over sockets, on both transports."""
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -7,7 +8,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -15,10 +16,12 @@ import pytest
 from checks import check_request, is_allowed, reason_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from parts import (
-    MemorySink,
+    AnyServer,
+    RecordSink,
     eventually,
     example_config,
     loaded_policies,
+    new_server,
     running_server,
 )
 
@@ -34,13 +37,9 @@ from authz_server.pipeline import Pipeline
 from authz_server.policy.engine import Verdict
 from authz_server.policy.in_force import LoadedPolicy
 from authz_server.policy.store import PolicyStore
-from authz_server.transport.grpc_server import (
-    POLICY_HEALTH,
-    SERVICE,
-    GrpcServer,
-    Health,
-)
-from authz_server.transport.peer_gate import PeerList
+from authz_server.transport.grpc_server import GrpcServer
+from authz_server.transport.health import POLICY_HEALTH, SERVICE, Health
+from authz_server.transport.peers import PeerList
 from authz_server.transport.proxies import ProxyList
 from authz_server.transport.tls import TlsFiles
 
@@ -58,24 +57,24 @@ def policies() -> Iterator[PolicyStore]:
 
 
 @pytest.fixture
-def sink() -> MemorySink:
-    return MemorySink()
+def sink(tmp_path: Path) -> Iterator[RecordSink]:
+    with contextlib.closing(RecordSink(tmp_path)) as sink:
+        yield sink
 
 
 @pytest.fixture
-def pipeline(policies: PolicyStore, sink: MemorySink) -> Pipeline:
+def pipeline(policies: PolicyStore, sink: RecordSink) -> Pipeline:
     return build_pipeline(CONFIG, policies, sink, IdentitySources())
 
 
-def server(pipeline: Pipeline, **changes: object) -> GrpcServer:
-    arguments: dict[str, object] = {
-        "health_of": lambda: Health(can_answer=True, is_current=True),
-        "max_pending": 16,
-        "workers": 2,
-        "max_message_bytes": 1024 * 1024,
-        **changes,
-    }
-    return GrpcServer(pipeline, **arguments)  # type: ignore[arg-type]
+Make = Callable[..., AnyServer]
+
+
+@pytest.fixture(params=["native", "grpc"])
+def server(request: pytest.FixtureRequest, sink: RecordSink) -> Make:
+    return lambda pipeline, **changes: new_server(
+        request.param, pipeline, sink, **changes
+    )
 
 
 def ask(target: str, raw: bytes, timeout: float = 5.0) -> bytes:
@@ -91,7 +90,9 @@ def health(channel: grpc.Channel, service: str = "") -> str:
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_checks_are_answered(pipeline: Pipeline, tmp_path: Path, kind: str) -> None:
+def test_checks_are_answered(
+    server: Make, pipeline: Pipeline, tmp_path: Path, kind: str
+) -> None:
     address = Address(path=str(tmp_path / "s")) if kind == "unix" else LOOPBACK
     with running_server(server(pipeline), address) as target:
         for _ in range(2):  # a miss, then a hit
@@ -100,14 +101,14 @@ def test_checks_are_answered(pipeline: Pipeline, tmp_path: Path, kind: str) -> N
 
 
 def test_bytes_that_are_no_check_request_get_a_check_response(
-    pipeline: Pipeline, tmp_path: Path
+    server: Make, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     with running_server(server(pipeline), Address(path=str(tmp_path / "s"))) as target:
         assert reason_of(ask(target, b"\xff\xff")) == Reason.REQUEST_MALFORMED
 
 
 def test_a_message_above_the_limit_never_reaches_the_pipeline(
-    pipeline: Pipeline, sink: MemorySink, tmp_path: Path
+    server: Make, pipeline: Pipeline, sink: RecordSink, tmp_path: Path
 ) -> None:
     small = server(pipeline, max_message_bytes=1024)
     with (
@@ -119,7 +120,9 @@ def test_a_message_above_the_limit_never_reaches_the_pipeline(
     assert sink.events == []
 
 
-def test_health_tells_the_truth(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_health_tells_the_truth(
+    server: Make, pipeline: Pipeline, tmp_path: Path
+) -> None:
     state = Health(can_answer=False, is_current=False)
     watched = server(pipeline, health_of=lambda: state)
     with (
@@ -160,7 +163,7 @@ class Gate:
 
 
 def test_what_exceeds_the_queue_is_denied_at_once_and_recorded(
-    policies: PolicyStore, sink: MemorySink, tmp_path: Path
+    server: Make, policies: PolicyStore, sink: RecordSink, tmp_path: Path
 ) -> None:
     gate = Gate(policies)
     busy = server(
@@ -181,7 +184,7 @@ def test_what_exceeds_the_queue_is_denied_at_once_and_recorded(
 
 
 def test_a_check_that_the_proxy_gave_up_on_is_recorded_as_a_denial(
-    policies: PolicyStore, sink: MemorySink, tmp_path: Path
+    server: Make, policies: PolicyStore, sink: RecordSink, tmp_path: Path
 ) -> None:
     gate = Gate(policies)
     busy = server(
@@ -207,7 +210,11 @@ def test_a_check_that_the_proxy_gave_up_on_is_recorded_as_a_denial(
 
 @pytest.mark.parametrize("peers", [None, PeerList(uids=frozenset({os.geteuid()}))])
 def test_open_calls_are_finished_when_the_server_stops(
-    policies: PolicyStore, sink: MemorySink, tmp_path: Path, peers: PeerList | None
+    server: Make,
+    policies: PolicyStore,
+    sink: RecordSink,
+    tmp_path: Path,
+    peers: PeerList | None,
 ) -> None:
     gate = Gate(policies)
     draining = server(
@@ -222,14 +229,16 @@ def test_open_calls_are_finished_when_the_server_stops(
 
 
 def test_the_socket_is_never_open_to_more_than_its_mode(
-    pipeline: Pipeline, tmp_path: Path
+    server: Make, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
     with running_server(server(pipeline), Address(path=str(path)), socket_mode=0o640):
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_stale_socket_is_replaced(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_stale_socket_is_replaced(
+    server: Make, pipeline: Pipeline, tmp_path: Path
+) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -238,7 +247,7 @@ def test_a_stale_socket_is_replaced(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_the_socket_of_a_live_server_is_not_taken_over(
-    pipeline: Pipeline, tmp_path: Path
+    server: Make, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     address = Address(path=str(tmp_path / "s"))
     with running_server(server(pipeline), address) as target:
@@ -251,7 +260,7 @@ def test_the_socket_of_a_live_server_is_not_taken_over(
 
 
 def test_a_file_in_the_sockets_place_is_left_alone(
-    pipeline: Pipeline, tmp_path: Path
+    server: Make, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
@@ -263,7 +272,7 @@ def test_a_file_in_the_sockets_place_is_left_alone(
     assert path.read_text() == "precious"
 
 
-def test_a_port_that_is_taken_is_an_error(pipeline: Pipeline) -> None:
+def test_a_port_that_is_taken_is_an_error(server: Make, pipeline: Pipeline) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -275,7 +284,7 @@ def test_a_port_that_is_taken_is_an_error(pipeline: Pipeline) -> None:
             pass
 
 
-# Mutual TLS
+# Mutual TLS, which only grpcio speaks
 
 
 class Pki:
@@ -311,8 +320,15 @@ def pki(tmp_path: Path) -> Pki:
 
 
 def tls_server(pipeline: Pipeline, pki: Pki) -> GrpcServer:
-    proxies = ProxyList([SpiffeId.parse_workload(PROXY)], system_clock)
-    return server(pipeline, tls=pki.files, proxies=proxies)
+    return GrpcServer(
+        pipeline,
+        health_of=lambda: Health(can_answer=True, is_current=True),
+        max_pending=16,
+        workers=2,
+        max_message_bytes=1024 * 1024,
+        tls=pki.files,
+        proxies=ProxyList([SpiffeId.parse_workload(PROXY)], system_clock),
+    )
 
 
 LOOPBACK = Address(host="127.0.0.1")
@@ -332,7 +348,7 @@ def test_a_listed_proxy_gets_answers(pipeline: Pipeline, pki: Pki) -> None:
     ],
 )
 def test_a_peer_that_is_no_listed_proxy_learns_nothing(
-    pipeline: Pipeline, pki: Pki, sink: MemorySink, spiffe_id: str
+    pipeline: Pipeline, pki: Pki, sink: RecordSink, spiffe_id: str
 ) -> None:
     with (
         running_server(tls_server(pipeline, pki), LOOPBACK) as target,

@@ -28,8 +28,9 @@ from authz_server.config import Limits
 from authz_server.errors import ConfigError
 from authz_server.identity.sources import IdentitySources
 from authz_server.pipeline import Pipeline
-from authz_server.transport.grpc_server import SERVICE, GrpcServer, Health
-from authz_server.transport.peer_gate import PeerList
+from authz_server.transport.grpc_server import GrpcServer
+from authz_server.transport.health import SERVICE, Health
+from authz_server.transport.peers import PeerList
 
 METHOD = f"/{SERVICE}/Check"
 ALLOWED = bytes(check_request())

@@ -120,7 +120,8 @@ def test_a_process_of_a_user_that_is_not_listed_is_cut_off() -> None:
                 check=False,
             )
             assert client.stdout.strip() == "b''", client.stderr
-            assert "no listed peer: uid 12345" in log_of(folder)
+            told = "no listed peer: uid 12345"
+            assert eventually(lambda: told in log_of(folder))
 
 
 def test_the_servers_own_user_may_ask_whoever_is_listed(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 from authz_server.identity.trust import TrustStore
 from authz_server.identity.trust_bundle import TrustBundle
 from authz_server.pipeline import Pipeline
-from authz_server.transport.grpc_server import SERVICE, GrpcServer, Health
+from authz_server.transport.grpc_server import GrpcServer
+from authz_server.transport.health import SERVICE, Health
 from authz_server.transport.proxies import ProxyList, Verify
 from authz_server.transport.tls import TlsMaterial
 

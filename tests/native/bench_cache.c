@@ -13,7 +13,7 @@
 
 #include "cache_model.h"
 
-enum { MAX_KEY = 4096, RESPONSE = 150, RECORD = 300, MAX_THREADS = 64 };
+enum { MAX_KEY = 4096, RESPONSE = 200, RECORD = 500, MAX_THREADS = 64 };
 
 static const authz_instant NOW = {0, 0};
 

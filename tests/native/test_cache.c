@@ -152,6 +152,94 @@ revisions_go_with_their_entries(void)
     authz_cache_destroy(cache);
 }
 
+static authz_cache_status
+put_lasting(authz_cache *cache, authz_span key, double expires_s, double from_s,
+            double until_s)
+{
+    const authz_decision decision = {.response = bytes_of("r"),
+                                     .expires_s = expires_s,
+                                     .valid_from_s = from_s,
+                                     .valid_until_s = until_s};
+    return authz_cache_put(cache, key, bytes_of("v"), &decision);
+}
+
+static authz_cache_status
+get_at(authz_cache *cache, authz_span key, double wall_s, double steady_s)
+{
+    unsigned char buffer[8];
+    authz_answer answer;
+    const authz_instant now = {wall_s, steady_s};
+    return authz_cache_get(cache, key, bytes_of("v"), now, buffer, sizeof buffer, &answer);
+}
+
+/* A comparison with what is no number is false, and false must be a miss. */
+static void
+what_is_no_number_never_answers(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    authz_cache *cache = authz_cache_create(10, 10000, SEED, &allocator);
+    const authz_span key = bytes_of("k");
+    static const double lasting[][3] = {
+        {NAN, -INFINITY, INFINITY}, {INFINITY, NAN, INFINITY}, {INFINITY, -INFINITY, NAN}};
+    for (size_t i = 0; i < sizeof lasting / sizeof *lasting; i++) {
+        CHECK(put_lasting(cache, key, lasting[i][0], lasting[i][1], lasting[i][2]) ==
+              AUTHZ_CACHE_OK);
+        CHECK(get_at(cache, key, 0, 0) == AUTHZ_CACHE_MISS);
+    }
+    static const double moments[][2] = {{NAN, 0}, {0, NAN}, {0, INFINITY}};
+    for (size_t i = 0; i < sizeof moments / sizeof *moments; i++) {
+        CHECK(put_lasting(cache, key, INFINITY, -INFINITY, INFINITY) == AUTHZ_CACHE_OK);
+        CHECK(get_at(cache, key, moments[i][0], moments[i][1]) == AUTHZ_CACHE_MISS);
+        /* Ended for good, even before the begin of time. */
+        CHECK(get_at(cache, key, 0, -INFINITY) == AUTHZ_CACHE_MISS);
+    }
+    check_whole(cache);
+    authz_cache_destroy(cache);
+}
+
+static void
+a_clock_that_goes_back_revives_nothing(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    authz_cache *cache = authz_cache_create(10, 10000, SEED, &allocator);
+    const authz_span key = bytes_of("");
+    CHECK(put_lasting(cache, key, 10, 100, 200) == AUTHZ_CACHE_OK);
+    CHECK(get_at(cache, key, 150, 9) == AUTHZ_CACHE_OK);
+    CHECK(get_at(cache, key, 201, 9) == AUTHZ_CACHE_MISS);
+    CHECK(get_at(cache, key, 150, 9) == AUTHZ_CACHE_MISS);
+    CHECK(put_lasting(cache, key, 10, 100, 200) == AUTHZ_CACHE_OK);
+    CHECK(get_at(cache, key, 150, 10) == AUTHZ_CACHE_MISS);
+    CHECK(get_at(cache, key, 150, 9) == AUTHZ_CACHE_MISS);
+    authz_cache_destroy(cache);
+}
+
+/* Bounds that leave room for one entry, exactly, and for none. */
+static void
+the_smallest_caches_are_bounded_too(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    const size_t one = 1 + 1 + AUTHZ_ENTRY_OVERHEAD; /* key, response */
+    static const char *const keys[] = {"a", "b", "a"};
+    for (size_t spare = 0; spare < 2; spare++) {
+        authz_cache *bytes = authz_cache_create(SIZE_MAX, one - spare, SEED, &allocator);
+        authz_cache *entries = authz_cache_create(1 - spare, SIZE_MAX, SEED, &allocator);
+        const authz_cache_status expected = spare ? AUTHZ_CACHE_NOT_KEPT : AUTHZ_CACHE_OK;
+        for (size_t i = 0; i < 3; i++) {
+            CHECK(put_lasting(bytes, bytes_of(keys[i]), 1, 0, 0) == expected);
+            CHECK(put_lasting(entries, bytes_of(keys[i]), 1, 0, 0) == expected);
+            check_whole(bytes);
+            check_whole(entries);
+        }
+        CHECK(authz_cache_stats(bytes).entries == 1 - spare);
+        CHECK(authz_cache_stats(entries).entries == 1 - spare);
+        CHECK(authz_cache_stats(entries).evictions == 2 - 2 * spare);
+        CHECK((get_at(entries, bytes_of("a"), 0, 0) == AUTHZ_CACHE_OK) == (spare == 0));
+        CHECK(get_at(entries, bytes_of("b"), 0, 0) == AUTHZ_CACHE_MISS);
+        authz_cache_destroy(bytes);
+        authz_cache_destroy(entries);
+    }
+}
+
 /* An allocator that counts what it gave and got back, and fails as it is told. */
 typedef struct {
     size_t given, returned;
@@ -300,6 +388,9 @@ main(void)
     an_answer_needs_room();
     values_that_are_too_long_are_not_kept();
     revisions_go_with_their_entries();
+    what_is_no_number_never_answers();
+    a_clock_that_goes_back_revives_nothing();
+    the_smallest_caches_are_bounded_too();
     growth_that_fails_costs_nothing_that_is_there();
     whichever_allocation_fails_the_cache_stays_whole();
     static const unsigned failing[] = {0, 1, 2, 3, 7};

@@ -10,6 +10,8 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 DEFAULTS = {
     "listen.address": "unix:///run/authz-server/check.sock",
+    "listen.transport": "auto",
+    "listen.threads": 1,
     "listen.socket_mode": "0660",
     "listen.peer_uids": (),
     "listen.peer_gids": (),

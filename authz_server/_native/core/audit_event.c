@@ -75,7 +75,7 @@ put_escaped(authz_buffer *buffer, uint32_t point)
 static bool
 is_plain(uint8_t byte)
 {
-    return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+    return byte >= 0x20 && byte <= 0x7e && byte != '"' && byte != '\\';
 }
 
 /* A JSON string in ASCII. */
@@ -107,9 +107,58 @@ put_text(authz_buffer *buffer, authz_span text)
     return PUT(buffer, "\"");
 }
 
+/* Writes `number` in decimal, with zeros in front up to `width` digits, which it may
+ * exceed. Returns the length. */
+static size_t
+write_number(char *text, uint64_t number, size_t width)
+{
+    char digits[20];
+    size_t length = 0;
+    do {
+        digits[length++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    while (length < width) {
+        digits[length++] = '0';
+    }
+    for (size_t i = 0; i < length; i++) {
+        text[i] = digits[length - 1 - i];
+    }
+    return length;
+}
+
+/* As datetime.isoformat(timespec="seconds") in UTC. False: no such date. */
+static bool
+write_date(authz_date *date, double second)
+{
+    if (date->text[0] != '\0' && (double)date->second == second) {
+        return true;
+    }
+    /* The years 1 to 9999; also false for what is no number. */
+    if (!(second >= -62135596800.0 && second < 253402300800.0)) {
+        return false;
+    }
+    const time_t time = (time_t)second;
+    struct tm parts;
+    if (gmtime_r(&time, &parts) == NULL) {
+        return false;
+    }
+    const int numbers[] = {parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
+                           parts.tm_hour,        parts.tm_min,     parts.tm_sec};
+    static const char before[] = "\"--T::";
+    char *at = date->text;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        *at++ = before[i];
+        at += write_number(at, (uint64_t)numbers[i], i == 0 ? 4 : 2);
+    }
+    *at = '\0';
+    date->second = (int64_t)time;
+    return true;
+}
+
 /* As datetime.isoformat(timespec="microseconds") in UTC, rounded half to even. */
 static bool
-put_time(authz_buffer *buffer, double wall_s)
+put_time(authz_buffer *buffer, authz_date *date, double wall_s)
 {
     double whole = floor(wall_s);
     double micro = nearbyint((wall_s - whole) * 1e6);
@@ -117,43 +166,36 @@ put_time(authz_buffer *buffer, double wall_s)
         whole += 1;
         micro = 0;
     }
-    /* The years 1 to 9999; also false for what is no number. */
-    if (!(whole >= -62135596800.0 && whole < 253402300800.0)) {
+    if (!write_date(date, whole)) {
         return false;
     }
-    const time_t seconds = (time_t)whole;
-    struct tm date;
-    if (gmtime_r(&seconds, &date) == NULL) {
-        return false;
-    }
-    char text[96];
-    const int length =
-        snprintf(text, sizeof text, "\"%04d-%02d-%02dT%02d:%02d:%02d", date.tm_year + 1900,
-                 date.tm_mon + 1, date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec);
-    if (!put(buffer, text, (size_t)length)) {
-        return false;
-    }
-    const int rest = snprintf(text, sizeof text, ".%06d+00:00\"", (int)micro);
-    return put(buffer, text, (size_t)rest);
+    char rest[sizeof ".000000"];
+    rest[0] = '.';
+    return put(buffer, date->text, sizeof date->text - 1) &&
+           put(buffer, rest, 1 + write_number(rest + 1, (uint64_t)micro, 6)) &&
+           PUT(buffer, "+00:00\"");
 }
 
 static bool
 put_latency(authz_buffer *buffer, double latency_s)
 {
-    char text[32];
+    char text[20];
     const double micro = nearbyint(latency_s * 1e6);
     if (!(micro > -1e15 && micro < 1e15)) {
         return false;
     }
-    const int length = snprintf(text, sizeof text, "%lld", (long long)micro);
-    return put(buffer, text, (size_t)length);
+    if (micro < 0 && !PUT(buffer, "-")) {
+        return false;
+    }
+    return put(buffer, text, write_number(text, (uint64_t)fabs(micro), 1));
 }
 
 static bool
-put_event(authz_buffer *buffer, authz_span record, const authz_occurrence *occurrence)
+put_event(authz_buffer *buffer, authz_date *date, authz_span record,
+          const authz_occurrence *occurrence)
 {
     return authz_buffer_bytes(buffer, record) && PUT(buffer, ",\"time\":") &&
-           put_time(buffer, occurrence->wall_s) &&
+           put_time(buffer, date, occurrence->wall_s) &&
            (occurrence->cache_hit ? PUT(buffer, ",\"cache_hit\":true,\"latency_us\":")
                                   : PUT(buffer, ",\"cache_hit\":false,\"latency_us\":")) &&
            put_latency(buffer, occurrence->latency_s) &&
@@ -163,11 +205,11 @@ put_event(authz_buffer *buffer, authz_span record, const authz_occurrence *occur
 }
 
 bool
-authz_audit_event(authz_buffer *buffer, authz_span record,
+authz_audit_event(authz_buffer *buffer, authz_date *date, authz_span record,
                   const authz_occurrence *occurrence)
 {
     const size_t before = buffer->length;
-    if (put_event(buffer, record, occurrence)) {
+    if (put_event(buffer, date, record, occurrence)) {
         return true;
     }
     buffer->length = before;

@@ -4,12 +4,20 @@
  *                        ^ hand  <-- moves to the newer, round from newest to oldest
  *
  * Entries stay where they were inserted. A hit sets a bit, nothing else. The hand clears
- * the bits that it passes, and takes the first entry without one. */
+ * the bits that it passes, and takes the first entry without one.
+ *
+ * The paper's hand may go all the way round at once. Here it is done under the lock, and
+ * with 1,000,000 visited entries, each a wait for memory, everybody would wait for 0.46 s.
+ * So it passes a bounded number, and then takes whom it has come to. */
 
 #ifndef AUTHZ_CORE_CACHE_ORDER_H
 #define AUTHZ_CORE_CACHE_ORDER_H
 
 #include "cache_entry.h"
+
+/* Whom the hand passes at most for one victim. Five skewed loads on 5,000 to 20,000 entries
+ * had at most 0.05 % fewer hits with 256 than without a bound, and 0.2 % fewer with 64. */
+#define AUTHZ_HAND_PASSES 256
 
 typedef struct {
     authz_entry *newest, *oldest;
@@ -59,13 +67,14 @@ authz_order_leave(authz_entry *entry)
     entry->record &= ~AUTHZ_VISITED;
 }
 
-/* Moves the hand to whom it takes next; NULL if there is nobody. Ends after one round at
- * most: by then every bit is cleared. */
+/* Moves the hand to whom it takes next; NULL if there is nobody. */
 static inline authz_entry *
 authz_order_victim(authz_order *order)
 {
     authz_entry *entry = order->hand != NULL ? order->hand : order->oldest;
-    while (entry != NULL && authz_entry_is_visited(entry)) {
+    for (unsigned passed = 0; passed < AUTHZ_HAND_PASSES && entry != NULL &&
+                              authz_entry_is_visited(entry);
+         passed++) {
         authz_order_leave(entry);
         entry = entry->newer != NULL ? entry->newer : order->oldest;
     }

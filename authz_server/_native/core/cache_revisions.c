@@ -67,6 +67,21 @@ authz_revisions_drop(authz_revisions *revisions, authz_revision *revision,
     allocator->release(allocator->context, revision);
 }
 
+void
+authz_revisions_release(authz_revisions *revisions, const authz_allocator *allocator)
+{
+    for (size_t i = 0; i < AUTHZ_REVISION_CHAINS; i++) {
+        authz_revision *revision = revisions->chains[i];
+        while (revision != NULL) {
+            authz_revision *next = revision->next;
+            allocator->release(allocator->context, revision);
+            revision = next;
+        }
+        revisions->chains[i] = NULL;
+    }
+    revisions->last = NULL;
+}
+
 bool
 authz_revisions_are_whole(const authz_revisions *revisions, size_t entries)
 {

@@ -34,6 +34,9 @@ authz_revision *authz_revisions_hold(authz_revisions *revisions, authz_span name
 void authz_revisions_drop(authz_revisions *revisions, authz_revision *revision,
                        const authz_allocator *allocator);
 
+/* Frees all, whatever was made under them. */
+void authz_revisions_release(authz_revisions *revisions, const authz_allocator *allocator);
+
 /* Whether they hold `entries` entries in all, and each is where it is searched for. */
 bool authz_revisions_are_whole(const authz_revisions *revisions, size_t entries);
 

@@ -1,7 +1,5 @@
 #include "checks.h"
 
-#include "audit_event.h"
-
 /* Buffers that have grown beyond that are given back once the turn ends. */
 #define KEPT_BYTES 65536
 
@@ -43,7 +41,7 @@ give(authz_checks *checks, authz_check *check)
 
 /* The cached answer and record, both in `check->answer`. */
 static bool
-recall(authz_checks *checks, authz_check *check, authz_instant now, authz_answer *answer)
+recall(authz_checks *checks, authz_check *check, authz_answer *answer)
 {
     const authz_span revision = {checks->revision.bytes, checks->revision.length};
     authz_buffer *buffer = &check->answer;
@@ -53,8 +51,8 @@ recall(authz_checks *checks, authz_check *check, authz_instant now, authz_answer
     }
     for (;;) {
         const authz_cache_status status =
-            authz_cache_get(checks->common->cache, checks->extraction.key, revision, now,
-                            buffer->data, buffer->capacity, answer);
+            authz_cache_get(checks->common->cache, checks->extraction.key, revision,
+                            check->arrived, buffer->data, buffer->capacity, answer);
         if (status != AUTHZ_CACHE_SMALL_BUFFER) {
             return status == AUTHZ_CACHE_OK;
         }
@@ -80,7 +78,7 @@ note(authz_checks *checks, authz_check *check, const authz_answer *answer)
         .request_id = checks->extraction.request_id,
         .source = checks->extraction.source,
     };
-    return authz_audit_event(&checks->events, record, &occurrence);
+    return authz_audit_event(&checks->events, &checks->date, record, &occurrence);
 }
 
 /* Answers from memory if it can. An empty answer would be an allow to Envoy. */
@@ -88,9 +86,9 @@ static bool
 remember(authz_checks *checks, authz_check *check)
 {
     authz_answer answer;
-    const authz_instant now = checks->common->clock();
-    if (!authz_standing_get(checks->common->standing, now.steady_s, &checks->revision) ||
-        !recall(checks, check, now, &answer) || answer.response_len == 0 ||
+    if (!authz_standing_get(checks->common->standing, check->arrived.steady_s,
+                            &checks->revision) ||
+        !recall(checks, check, &answer) || answer.response_len == 0 ||
         !note(checks, check, &answer)) {
         check->answer.length = 0;
         return false;

@@ -11,6 +11,7 @@
 #ifndef AUTHZ_CORE_CHECKS_H
 #define AUTHZ_CORE_CHECKS_H
 
+#include "audit_event.h"
 #include "audit_file.h"
 #include "cache.h"
 #include "extract.h"
@@ -57,6 +58,7 @@ typedef struct authz_checks {
     authz_extraction extraction;
     authz_revision_copy revision;
     authz_buffer events;
+    authz_date date;
     authz_check *remembered, **remembered_end; /* of this turn */
     authz_miss *being_decided[AUTHZ_MISS_BUCKETS];
     size_t open; /* asked and not given back */

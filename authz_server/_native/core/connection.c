@@ -688,12 +688,16 @@ authz_connection_write(authz_connection *connection)
 void
 authz_connection_go_away(authz_connection *connection)
 {
-    const int32_t last = connection->is_going
-                             ? nghttp2_session_get_last_proc_stream_id(connection->session)
-                             : INT32_MAX;
+    /* A notice alone ends nothing: what is under way to us is still answered. */
+    if (connection->is_going) {
+        (void)nghttp2_submit_goaway(
+            connection->session, NGHTTP2_FLAG_NONE,
+            nghttp2_session_get_last_proc_stream_id(connection->session),
+            NGHTTP2_NO_ERROR, NULL, 0);
+    } else {
+        (void)nghttp2_submit_shutdown_notice(connection->session);
+    }
     connection->is_going = true;
-    (void)nghttp2_submit_goaway(connection->session, NGHTTP2_FLAG_NONE, last,
-                                NGHTTP2_NO_ERROR, NULL, 0);
     authz_loop_stir(connection->loop, connection);
 }
 

@@ -170,10 +170,13 @@ authz_listener_free(authz_listener *listener)
 {
     authz_misses_close(&listener->misses);
     /* What no worker has taken: there were none, or they ended too early. */
-    authz_wanted wanted;
-    authz_miss *miss;
-    while ((miss = authz_misses_take(&listener->misses, &wanted)) != NULL) {
-        authz_misses_answer(&listener->misses, miss, wanted);
+    static const authz_duty duties[] = {AUTHZ_DECIDES, AUTHZ_REFUSES};
+    for (size_t i = 0; i < sizeof duties / sizeof *duties; i++) {
+        authz_wanted wanted;
+        authz_miss *miss;
+        while ((miss = authz_misses_take(&listener->misses, duties[i], &wanted)) != NULL) {
+            authz_misses_answer(&listener->misses, miss, wanted);
+        }
     }
     for (uint8_t i = 0; i < listener->loop_count; i++) {
         authz_loop_free(listener->loops[i].loop);

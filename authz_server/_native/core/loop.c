@@ -280,6 +280,7 @@ make_room(authz_loop *loop)
     if (idlest == NULL || loop->now_s - idlest->idle_s < IDLE_S) {
         return false;
     }
+    idlest->is_going = true; /* it is told its last call at once */
     authz_connection_go_away(idlest);
     authz_connection_write(idlest);
     idlest->is_over = true;

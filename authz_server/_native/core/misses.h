@@ -1,4 +1,7 @@
-/* Checks that memory has no answer to, on their way to the host's workers. */
+/* Checks that memory has no answer to, on their way to the host's workers.
+ *
+ * Those that are only to be refused go another way than those that are to be decided: a
+ * denial for want of room must not wait until there is room. */
 
 #ifndef AUTHZ_CORE_MISSES_H
 #define AUTHZ_CORE_MISSES_H
@@ -28,7 +31,7 @@ typedef struct authz_miss {
     authz_instant arrived;
 
     /* The queue's, under its lock. */
-    struct authz_miss *next;
+    struct authz_miss *previous, *next;
     authz_wanted wanted;
     bool is_taken;
 
@@ -43,11 +46,18 @@ typedef struct authz_miss {
     authz_buffer key; /* empty: nobody may wait for it */
 } authz_miss;
 
+/* What a worker does. */
+typedef enum authz_duty { AUTHZ_DECIDES, AUTHZ_REFUSES } authz_duty;
+
+typedef struct authz_miss_queue {
+    pthread_cond_t filled;
+    authz_miss *first, *last;
+} authz_miss_queue;
+
 typedef struct authz_misses {
     size_t max_open;       /* decisions; never changes */
     pthread_mutex_t lock;  /* guards the rest */
-    pthread_cond_t filled;
-    authz_miss *first, *last;
+    authz_miss_queue queues[2]; /* by duty */
     size_t open; /* that wait or are being decided; without those that are refused */
     bool is_closed;
 } authz_misses;
@@ -65,8 +75,9 @@ bool authz_misses_put(authz_misses *misses, authz_miss *miss);
 /* Notes that nobody waits for the answer any more, unless a worker is at it. */
 void authz_misses_abandon(authz_misses *misses, authz_miss *miss);
 
-/* Waits for the oldest miss. NULL: it is closed, and none is left. */
-authz_miss *authz_misses_take(authz_misses *misses, authz_wanted *wanted);
+/* Waits for the oldest miss of that duty. NULL: it is closed, and none is left. */
+authz_miss *authz_misses_take(authz_misses *misses, authz_duty duty,
+                              authz_wanted *wanted);
 
 /* Hands a miss that was taken back to its loop, with its answer. */
 void authz_misses_answer(authz_misses *misses, authz_miss *miss, authz_wanted wanted);

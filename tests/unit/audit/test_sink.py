@@ -1,10 +1,20 @@
+import contextlib
+import importlib
 import os
+import resource
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final, cast
 
 import pytest
 
+from authz_server._native.choice import is_pure
 from authz_server.audit import FileSink
+from authz_server.audit.file import AuditFile
 from authz_server.errors import AuditError, ConfigError, Reason
+
+CORE: Final = "authz_server._native._core"
 
 
 def test_events_are_appended_in_order(tmp_path: Path) -> None:
@@ -57,40 +67,76 @@ def test_a_full_disk_is_an_error_and_not_a_silent_loss() -> None:
     sink.close()
 
 
+@pytest.fixture(params=["core", "twin"])
+def kind(request: pytest.FixtureRequest) -> type[AuditFile]:
+    """Return the class of a file, of the core and of its twin."""
+    if request.param == "twin" or is_pure():
+        return AuditFile
+    return cast("type[AuditFile]", importlib.import_module(CORE).AuditFile)
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: what is longer is written in part."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_torn_line_does_not_swallow_the_next_event(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: type[AuditFile]
 ) -> None:
-    file = tmp_path / "audit.jsonl"
-    sink = FileSink(str(file))
-    write = os.write
-    budget = [5]
-
-    def disk_with_room_for_five_bytes(descriptor: int, data: bytes) -> int:
-        if budget[0] == 0:
-            raise OSError(28, "No space left on device")
-        written = write(descriptor, data[: budget[0]])
-        budget[0] -= written
-        return written
-
-    monkeypatch.setattr(os, "write", disk_with_room_for_five_bytes)
-    with pytest.raises(AuditError):
-        sink.write(b'{"a":1}\n')
-    budget[0] = 1000
-    sink.write(b'{"b":2}\n')
-    sink.close()
-    assert file.read_bytes() == b'{"a":\n{"b":2}\n'
+    path = tmp_path / "audit.jsonl"
+    file = kind(str(path))
+    with room_for(5), pytest.raises(OSError, match="File too large"):
+        file.write(b'{"a":1}\n')
+    file.write(b'{"b":2}\n')
+    file.write(b'{"c":3}\n{"d":4}\n')
+    file.close()
+    assert path.read_bytes() == b'{"a":\n{"b":2}\n{"c":3}\n{"d":4}\n'
 
 
-def test_a_short_write_is_continued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_both_files_follow_a_rename_and_end_at_the_close(
+    tmp_path: Path, kind: type[AuditFile]
 ) -> None:
-    file = tmp_path / "audit.jsonl"
-    sink = FileSink(str(file))
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
-    sink.write(b"12345678\n")
-    assert file.read_bytes() == b"12345678\n"
-    sink.close()
+    path = tmp_path / "audit.jsonl"
+    file = kind(str(path))
+    file.write(b"one\n")
+    path.rename(tmp_path / "audit.jsonl.1")
+    file.write(b"two\n")
+    path.unlink()
+    file.write(b"three\n")
+    file.close()
+    file.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.write(b"late\n")
+    assert (tmp_path / "audit.jsonl.1").read_bytes() == b"one\n"
+    assert path.read_bytes() == b"three\n"
+
+
+def test_lines_of_many_threads_stay_whole(
+    tmp_path: Path, kind: type[AuditFile]
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    file = kind(str(path))
+
+    def write(number: int) -> None:
+        for _ in range(200):
+            file.write(b"%d" % number * 50 + b"\n" + b"%d" % number * 70 + b"\n")
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    file.close()
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 8 * 200 * 2
+    for short, long in zip(lines[::2], lines[1::2], strict=True):
+        assert (len(short), len(long), set(short)) == (50, 70, set(long))
 
 
 def test_after_closing_nothing_is_written(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from caches import BOTH, AnyCache, AnyCacheType
 
 from authz_server._native import _core
 from authz_server.cache import Entry
-from authz_server.cache.decision_cache import MAX_VALUE_BYTES
+from authz_server.cache.decision_cache import HAND_PASSES, MAX_VALUE_BYTES
 from authz_server.clock import Instant
 from authz_server.errors import Reason
 
@@ -163,6 +163,45 @@ def test_what_was_asked_for_is_spared_once_for_each_round_of_the_hand(
     decisions.put(b"d", entry())  # clears all three marks, and comes back to the oldest
     decisions.put(b"e", entry())
     assert set(decisions.latest(3)) == {b"c", b"d", b"e"}
+
+
+def test_the_hand_passes_no_more_than_a_bounded_number(cache: Make) -> None:
+    """Or one put, under the lock, would clear the marks of a million entries."""
+    size = HAND_PASSES + 2
+    decisions = cache(max_entries=size, max_bytes=1_000_000)
+    for number in range(size):
+        decisions.put(b"%d" % number, entry())
+        decisions.get(b"%d" % number, "one", NOW)
+    decisions.put(b"new", entry())
+    left = set(decisions.latest(size))
+    assert {b"%d" % number for number in range(size)} - left == {b"%d" % HAND_PASSES}
+    assert b"new" in left
+    decisions.check()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"expires_s": float("nan")},
+        {"valid_from_s": float("nan")},
+        {"valid_until_s": float("nan")},
+    ],
+)
+def test_a_date_that_is_no_number_never_answers(
+    cache: Make, changed: dict[str, float]
+) -> None:
+    decisions = cache()
+    decisions.put(b"a", replace(entry(), **changed))  # type: ignore[arg-type]
+    assert not is_there(decisions, b"a")
+
+
+def test_a_cache_of_one_entry_keeps_the_last(cache: Make) -> None:
+    decisions = cache(max_entries=1)
+    for key in (b"a", b"", b"b"):
+        decisions.put(key, entry())
+        assert is_there(decisions, key)
+        assert decisions.latest(2) == [key]
+    decisions.check()
 
 
 def test_what_was_just_put_is_never_what_has_to_go(cache: Make) -> None:

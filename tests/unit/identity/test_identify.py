@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 import math
 
@@ -15,6 +16,8 @@ from authz_server.identity.revocation import Revocations
 from authz_server.identity.rules import Rules
 from authz_server.identity.sources import IdentitySources, IdentityState
 from authz_server.identity.spiffe_id import TrustDomain
+from authz_server.identity.trust import TrustStore
+from authz_server.identity.trust_bundle import TrustBundle
 
 CA = DevelopmentCa("factory.example")
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -201,3 +204,111 @@ def test_what_is_not_exactly_one_certificate_is_refused(encoded: str) -> None:
 def test_a_certificate_seen_before_is_not_parsed_again() -> None:
     encoded = envoy_certificate(svid().certificate_pem).encode()
     assert parse_leaf(encoded) is parse_leaf(encoded)
+
+
+class Desk:
+    """One identifier, which remembers whom it has seen."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.identifier = Identifier(
+            rules or Rules(verify_chain=False), IdentitySources()
+        )
+        self.state = IdentityState()
+        self.trust_domains = TRUST_DOMAINS
+        self.now = NOON
+
+    def who(self, value: Facts) -> Identity:
+        return self.identifier.identify(value, self.trust_domains, self.now, self.state)
+
+    def refusal(self, value: Facts) -> Reason:
+        with pytest.raises(AuthzError) as caught:
+            self.who(value)
+        return caught.value.reason
+
+
+KNOWN = facts(CAMERA, GOOD)
+
+
+def test_a_peer_that_is_known_is_who_it_was() -> None:
+    desk = Desk()
+    assert desk.who(KNOWN) is desk.who(facts(CAMERA, GOOD))
+    assert desk.who(KNOWN) == who()
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [
+        (END.timestamp() + 1, Reason.CERTIFICATE_EXPIRED),
+        (START.timestamp() - 1, Reason.CERTIFICATE_NOT_YET_VALID),
+    ],
+)
+def test_dates_count_on_every_request_of_a_peer_that_is_known(
+    at: float, reason: Reason
+) -> None:
+    desk = Desk()
+    desk.who(KNOWN)
+    desk.now = Instant(at, 0.0)
+    assert desk.refusal(KNOWN) is reason
+    desk.now = NOON
+    assert desk.who(KNOWN).name == CAMERA
+
+
+def test_a_peer_that_is_known_is_not_so_under_another_list_of_revocations() -> None:
+    desk = Desk()
+    before, caller = desk.state, desk.who(KNOWN)
+    revoked = Revocations(ids=frozenset({caller.spiffe_id}))
+    desk.state = IdentityState(revocations=revoked)
+    assert desk.refusal(KNOWN) is Reason.PRINCIPAL_REVOKED
+    desk.state = IdentityState(revocations=None)
+    assert desk.refusal(KNOWN) is Reason.REVOCATIONS_UNAVAILABLE
+    desk.state = before
+    assert desk.who(KNOWN) == caller
+
+
+def test_a_peer_that_is_known_is_not_so_in_other_trust_domains() -> None:
+    desk = Desk()
+    desk.who(KNOWN)
+    desk.trust_domains = frozenset({TrustDomain("elsewhere.example")})
+    assert desk.refusal(KNOWN) is Reason.TRUST_DOMAIN_UNKNOWN
+
+
+def test_a_known_name_with_another_certificate_is_no_known_peer() -> None:
+    desk = Desk()
+    desk.who(KNOWN)
+    other = svid("spiffe://factory.example/ns/line1/sa/robot")
+    encoded = envoy_certificate(other.certificate_pem)
+    assert desk.refusal(facts(CAMERA, encoded)) is Reason.CERTIFICATE_MISMATCH
+    assert desk.refusal(facts(CAMERA, "")) is Reason.CERTIFICATE_MISSING
+    assert desk.refusal(facts("", GOOD)) is Reason.PRINCIPAL_MISSING
+
+
+def test_what_a_known_peer_shows_beside_its_certificate_is_looked_at() -> None:
+    desk = Desk(Rules(verify_chain=False, jwt_audience=frozenset({"triton"})))
+    desk.who(KNOWN)
+    for value in (b"Basic eDp5", b"Bearer x"):
+        token = (("authorization", (value,)),)
+        shown = dataclasses.replace(KNOWN, credentials=token)
+        assert desk.refusal(shown) is Reason.TOKEN_MALFORMED
+
+
+def test_no_more_peers_are_remembered_than_have_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("authz_server.identity.identify._REMEMBERED", 2)
+    desk = Desk(Rules(verify_chain=False, require_certificate=False))
+    names = [f"spiffe://factory.example/{number}" for number in range(5)]
+    for name in names * 2:
+        assert desk.who(facts(name, "")).name == name
+    assert len(desk.identifier._peers.known) <= 2
+
+
+def test_the_state_is_one_object_until_a_part_of_it_changes() -> None:
+    store = TrustStore(max_age_s=math.inf, clock=lambda: NOON)
+    sources = IdentitySources(store)
+    before = sources.current
+    assert sources.current is before
+    bundle = TrustBundle(TrustDomain("factory.example"))
+    store.put(bundle, NOON.wall_s, "test")
+    assert sources.current is not before
+    assert sources.current.revision != before.revision
+    assert sources.current is sources.current

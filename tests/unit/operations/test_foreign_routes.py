@@ -5,10 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 from checks import check_request, is_allowed, reason_of
+from hypothesis import given
+from hypothesis import strategies as st
 from parts import MemorySink, example_pipeline
 
 from authz_server.errors import Reason
-from authz_server.operations.foreign_routes import REDIRECT, refuse_foreign
+from authz_server.operations.foreign_routes import (
+    _FOREIGN,
+    REDIRECT,
+    refuse_foreign,
+)
 from authz_server.operations.operation import OperationError
 from authz_server.pipeline import Pipeline
 
@@ -89,3 +95,24 @@ def test_a_header_that_sends_a_call_elsewhere_is_refused_on_any_route(
 )
 def test_tritons_own_and_unknown_routes_are_no_foreign_ones(path: str) -> None:
     refuse_foreign(path, ())
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *("/ping", "/invocations", "/models", "/v1", "/v2", "/m", "invoke"),
+                *("/", ":", "predict", "explain", "/endpoints", "/versions"),
+                "/chat/completions",
+            ]
+        ),
+        max_size=5,
+    ).map("".join)
+)
+def test_what_begins_like_no_foreign_route_is_none(path: str) -> None:
+    is_foreign = any(route.fullmatch(path) for _, route in _FOREIGN)
+    if is_foreign:
+        with pytest.raises(OperationError):
+            refuse_foreign(path, ())
+    else:
+        refuse_foreign(path, ())

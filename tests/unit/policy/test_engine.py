@@ -20,10 +20,12 @@ from authz_server.policy.compiler import compile_policy
 from authz_server.policy.document import load_policy
 from authz_server.policy.engine import (
     Engine,
+    JsonObject,
     Verdict,
     _compile,
     _read_result,
     _read_verdict,
+    _verdict_in,
 )
 from authz_server.policy.wasm import PAGE_BYTES, Instance, Module, WasmError
 
@@ -112,6 +114,26 @@ def test_an_input_that_opa_would_not_see_is_an_error(
         engine.evaluate(document)
     assert caught.value.reason is Reason.POLICY_ERROR
     assert engine.evaluate(question()).allow
+
+
+def test_an_object_that_needs_no_second_reading_is_answered_alike(
+    engine: Engine,
+) -> None:
+    for document in (question(), question(model="other"), question("x")):
+        assert engine.evaluate(JsonObject(document)) == engine.evaluate(document)
+    too_long = JsonObject(b'{"x": "' + b"a" * 1_100_000 + b'"}')
+    with pytest.raises(PolicyError, match="more than"):
+        engine.evaluate(too_long)
+
+
+def test_a_result_that_is_no_verdict_is_none_the_second_time() -> None:
+    for _ in range(2):
+        with pytest.raises(PolicyError) as caught:
+            _verdict_in(b'[{"result":{"allow":"true"}}]')
+        assert caught.value.reason is Reason.POLICY_RESULT_INVALID
+    with pytest.raises(PolicyError) as caught:
+        _verdict_in(b"[]")
+    assert caught.value.reason is Reason.POLICY_UNDEFINED
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from authz_server.transport.peer_gate import Peer, PeerGate, PeerList, peer_of
+from authz_server.transport.peer_gate import PeerGate
+from authz_server.transport.peers import Peer, PeerList, peer_of
 
 OURS = PeerList(uids=frozenset({os.geteuid()}))
 NOBODY = PeerList(uids=frozenset({os.geteuid() + 1}), gids=frozenset())
