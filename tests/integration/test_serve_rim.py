@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import resource
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ import grpc
 import pytest
 from checks import check_request, is_allowed
 from parts import EXAMPLE, FACTORY_CA, SUPPLIER_CA, eventually, serve_process
+from raw_http2 import SETTINGS
 from workload_agent import (
     JWT_BUNDLES,
     X509_BUNDLES,
@@ -26,6 +30,7 @@ from workload_agent import (
     x509_svids,
 )
 
+from authz_server._native.choice import is_pure
 from authz_server.cli import main
 from authz_server.demo.pki import Svid
 from authz_server.demo.process import free_ports
@@ -122,6 +127,37 @@ def test_a_process_of_a_user_that_is_not_listed_is_cut_off() -> None:
             assert client.stdout.strip() == "b''", client.stderr
             told = "no listed peer: uid 12345"
             assert eventually(lambda: told in log_of(folder))
+
+
+@pytest.mark.skipif(is_pure(), reason="grpcio accepts connections in its own way")
+def test_out_of_descriptors_new_connections_wait_and_old_ones_are_served(
+    tmp_path: Path,
+) -> None:
+    listen = f"{{address: 'unix://{tmp_path}/s'}}"
+    with (
+        serving(tmp_path, listen) as process,
+        grpc.insecure_channel(f"unix:{tmp_path}/s") as channel,
+        contextlib.ExitStack() as opened,
+    ):
+        check = channel.unary_unary(METHOD)
+        assert is_allowed(check(ALLOWED, timeout=5))
+        used = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+        limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+        waiting = opened.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(f"{tmp_path}/s")
+        began = cpu_seconds(process.pid)
+        time.sleep(1)
+        # It does not try again and again.
+        assert cpu_seconds(process.pid) - began < 0.5
+        assert is_allowed(check(ALLOWED, timeout=5))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+        waiting.settimeout(5)
+        assert waiting.recv(9)[3] == SETTINGS  # RFC 9113 3.4: the server's preface
+
+
+def cpu_seconds(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # the process's own clock, as in Linux
 
 
 def test_the_servers_own_user_may_ask_whoever_is_listed(tmp_path: Path) -> None:

@@ -288,6 +288,16 @@ make_room(authz_loop *loop)
     return true;
 }
 
+/* Whether new connections wake this loop. Of several loops one is woken. */
+static bool
+listen_to(authz_loop *loop, bool is_listening)
+{
+    struct epoll_event event = {EPOLLIN | EPOLLEXCLUSIVE, {.ptr = loop->terms}};
+    loop->is_deaf = !is_listening;
+    return epoll_ctl(loop->poll, is_listening ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
+                     loop->terms->listening, &event) == 0;
+}
+
 static void
 accept_all(authz_loop *loop)
 {
@@ -295,6 +305,11 @@ accept_all(authz_loop *loop)
         const int socket = accept4(loop->terms->listening, NULL, NULL,
                                    SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (socket < 0) {
+            /* Out of descriptors or memory: who waits would wake us on and on. */
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+                errno == ENOMEM) {
+                (void)listen_to(loop, false);
+            }
             return;
         }
         if (!admits(loop->terms, socket) || !make_room(loop)) {
@@ -362,14 +377,17 @@ look(authz_loop *loop)
     for (authz_connection *at = loop->connections; at != NULL; at = at->next) {
         authz_connection_look(at, loop->now_s, loop->terms->patience_s);
     }
+    if (loop->is_deaf && !loop->is_draining) {
+        (void)listen_to(loop, true);
+    }
 }
 
 /* Once; a moment later connections are told what their last call is (RFC 9113 6.8). */
 static void
 drain(authz_loop *loop)
 {
-    if (!loop->is_draining) {
-        (void)epoll_ctl(loop->poll, EPOLL_CTL_DEL, loop->terms->listening, NULL);
+    if (!loop->is_draining && !loop->is_deaf) {
+        (void)listen_to(loop, false);
     }
     loop->is_draining = true;
     for (authz_connection *at = loop->connections; at != NULL; at = at->next) {
@@ -431,10 +449,8 @@ authz_loop_new(authz_terms *terms, uint8_t index)
     }
     authz_checks_init(&loop->checks, &terms->common, &loop->inbox, give, loop);
     struct epoll_event letters = {EPOLLIN, {.ptr = &loop->inbox}};
-    /* Of several loops one is woken for a new connection. */
-    struct epoll_event listening = {EPOLLIN | EPOLLEXCLUSIVE, {.ptr = terms}};
     if (epoll_ctl(loop->poll, EPOLL_CTL_ADD, loop->inbox.wake, &letters) != 0 ||
-        epoll_ctl(loop->poll, EPOLL_CTL_ADD, terms->listening, &listening) != 0) {
+        !listen_to(loop, true)) {
         authz_loop_free(loop);
         return NULL;
     }

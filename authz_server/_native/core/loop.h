@@ -68,6 +68,7 @@ typedef struct authz_loop {
     uint32_t host_call_count; /* places that were ever used */
     double now_s; /* steady, of this turn */
     bool is_draining;
+    bool is_deaf; /* new connections wait, until the next look at least */
     atomic_size_t open; /* connections, as others see it */
     uint8_t input[AUTHZ_INPUT_BYTES];
 } authz_loop;
