@@ -19,6 +19,9 @@ MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 MINIO := $(CACHE)/minio-$(MINIO_VERSION)/minio
 REGAL_VERSION := 0.42.0
 REGAL := $(CACHE)/regal-$(REGAL_VERSION)/regal
+H2SPEC_VERSION := 2.2.1
+H2SPEC := $(CACHE)/h2spec-$(H2SPEC_VERSION)/h2spec
+GRPC_CLIENT := $(CACHE)/grpc-client/grpc_client
 SPIRE_VERSION := 1.15.3
 SPIRE := $(CACHE)/spire-$(SPIRE_VERSION)/spire-server
 
@@ -85,6 +88,18 @@ $(REGAL):
 .PHONY: regal
 regal: $(REGAL) ## build the pinned Regal, a linter for Rego
 
+$(H2SPEC):
+	$(say) "h2spec $(H2SPEC_VERSION) in $(dir $(H2SPEC)) (once, some seconds)"
+	@GOBIN=$(dir $(H2SPEC)) CGO_ENABLED=0 go install github.com/summerwind/h2spec/cmd/h2spec@v$(H2SPEC_VERSION)+incompatible
+
+$(GRPC_CLIENT): $(wildcard tests/go/grpc_client/*)
+	$(say) "a client on grpc-go in $(dir $(GRPC_CLIENT)) (once, some seconds)"
+	@cd tests/go/grpc_client && CGO_ENABLED=0 go build -o $(GRPC_CLIENT) .
+	@touch $(GRPC_CLIENT)
+
+.PHONY: http2-clients
+http2-clients: $(H2SPEC) $(GRPC_CLIENT) ## build h2spec and a grpc-go client, which judge the listener
+
 $(SPIRE):
 	$(say) "SPIRE $(SPIRE_VERSION) in $(dir $(SPIRE)) (once, about ten minutes)"
 	@scripts/spire/build $(dir $(SPIRE))
@@ -126,7 +141,7 @@ test: check $(TRITON)/.ready ## all tests that run on wheels and system packages
 	@$(BIN)/coverage report
 
 .PHONY: test-all
-test-all: test $(OPA) $(MINIO) $(REGAL) $(SPIRE) ## and those that are long, or whose parts are built from Go source
+test-all: test $(OPA) $(MINIO) $(REGAL) $(H2SPEC) $(GRPC_CLIENT) $(SPIRE) ## and those that are long, or whose parts are built from Go source
 	$(say) "pytest, with parts built from Go, and what takes long"
 	@$(BIN)/python -m pytest -m "go or long" $(PYTEST_ARGS)
 

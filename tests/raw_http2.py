@@ -97,8 +97,8 @@ class RawHttp2:
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         self._next = 1
-        if begins:
-            self.send(PREFACE + pack(SETTINGS, 0, 0, settings))
+        if begins:  # who is cut off at once learns it when it reads
+            self.flood(PREFACE + pack(SETTINGS, 0, 0, settings), 1)
 
     def close(self) -> None:
         self.socket.close()

@@ -215,7 +215,7 @@ def test_many_callers_at_once_get_the_same_answers_and_records(
         expected = dict(ask_all(site.target, 0))
         single = Counter(map(without_moment, site.sink.events))
     with (
-        serving("native", policies, tmp_path, is_tcp=is_tcp, max_pending=512) as site,
+        serving("native", policies, tmp_path, is_tcp=is_tcp, max_pending=5000) as site,
         ThreadPoolExecutor(6) as pool,
     ):
         for answers in pool.map(ask_all, [site.target] * 6, range(6)):

@@ -1,0 +1,252 @@
+/* Audit events to the last byte, and the file that they go to.
+ *
+ * That an event is what the Python twin writes of anything is for
+ * tests/property/test_audit_twins.py. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "audit_event.h"
+#include "audit_file.h"
+#include "extract_harness.h"
+
+#define TAIL(time, latency, id, source)                                                  \
+    "{\"a\":1,\"time\":\"" time "\",\"cache_hit\":true,\"latency_us\":" latency           \
+    ",\"request_id\":\"" id "\",\"source\":\"" source "\"}\n"
+
+static void
+check_event(double wall_s, double latency_s, authz_span id, authz_span source,
+            const char *expected)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    authz_buffer buffer;
+    authz_buffer_init(&buffer, &allocator, SIZE_MAX);
+    const authz_occurrence occurrence = {wall_s, latency_s, true, id, source};
+    authz_date date = {0};
+    CHECK(authz_audit_event(&buffer, &date, AUTHZ_SPAN("{\"a\":1"), &occurrence) ==
+          (expected != NULL));
+    const size_t length = expected != NULL ? strlen(expected) : 0;
+    if (buffer.length != length ||
+        (length > 0 && memcmp(buffer.data, expected, length) != 0)) {
+        fprintf(stderr, "%.*s%s", (int)buffer.length, (const char *)buffer.data, expected);
+        abort();
+    }
+    authz_buffer_release(&buffer);
+}
+
+static void
+check_times(void)
+{
+    static const struct {
+        double wall_s, latency_s;
+        const char *expected;
+    } cases[] = {
+        {0, 0, TAIL("1970-01-01T00:00:00.000000+00:00", "0", "", "")},
+        {1767225600.5, 0.0000015, TAIL("2026-01-01T00:00:00.500000+00:00", "2", "", "")},
+        {1767225599.9999998, 0.0000025, TAIL("2026-01-01T00:00:00.000000+00:00", "2", "", "")},
+        {951782400.25, -0.0000015, TAIL("2000-02-29T00:00:00.250000+00:00", "-2", "", "")},
+        {-0.25, 12.5, TAIL("1969-12-31T23:59:59.750000+00:00", "12500000", "", "")},
+        {253402300799, 1, TAIL("9999-12-31T23:59:59.000000+00:00", "1000000", "", "")},
+        {-62135596800.0, 1, TAIL("0001-01-01T00:00:00.000000+00:00", "1000000", "", "")},
+        {253402300800, 0, NULL},
+        {-62135596801.0, 0, NULL},
+        {(double)NAN, 0, NULL},
+        {(double)INFINITY, 0, NULL},
+        {-(double)INFINITY, 0, NULL},
+        {0, (double)NAN, NULL},
+        {0, (double)INFINITY, NULL},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        check_event(cases[i].wall_s, cases[i].latency_s, (authz_span){NULL, 0},
+                    (authz_span){NULL, 0}, cases[i].expected);
+    }
+}
+
+static void
+check_texts(void)
+{
+#define EPOCH "1970-01-01T00:00:00.000000+00:00"
+    check_event(0, 0, AUTHZ_SPAN("a\"\\/\b\f\n\r\t\x01\x1f\x7f"), AUTHZ_SPAN("[::1]:1"),
+                TAIL(EPOCH, "0", "a\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u001f\\u007f", "[::1]:1"));
+    check_event(0, 0, AUTHZ_SPAN("\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf"),
+                AUTHZ_SPAN("\xf0\x90\x80\x80\xf4\x8f\xbf\xbf"),
+                TAIL(EPOCH, "0", "\\u0080\\u07ff\\u0800\\uffff",
+                     "\\ud800\\udc00\\udbff\\udfff"));
+}
+
+/* Longer texts are cut, in characters. */
+static void
+check_cuts(const char *character, const char *written)
+{
+    const size_t n = AUTHZ_MAX_TEXT_CHARACTERS;
+    static uint8_t text[4 * AUTHZ_MAX_TEXT_CHARACTERS + 8];
+    static char expected[12 * AUTHZ_MAX_TEXT_CHARACTERS + 200];
+    size_t length = 0, out;
+    for (size_t i = 0; i <= n; i++) {
+        memcpy(text + length, character, strlen(character));
+        length += strlen(character);
+    }
+    out = (size_t)sprintf(expected, "{\"a\":1,\"time\":\"" EPOCH
+                                    "\",\"cache_hit\":true,\"latency_us\":0,"
+                                    "\"request_id\":\"");
+    for (size_t i = 0; i < n; i++) {
+        memcpy(expected + out, written, strlen(written));
+        out += strlen(written);
+    }
+    sprintf(expected + out, "\",\"source\":\"\"}\n");
+    check_event(0, 0, (authz_span){text, length}, (authz_span){NULL, 0}, expected);
+}
+
+/* Without memory nothing is appended, whatever part it fails in. */
+static void
+check_no_memory(void)
+{
+    const authz_occurrence occurrence = {0, 0, true, AUTHZ_SPAN("\xc3\xa9\""),
+                                         AUTHZ_SPAN("x")};
+    const authz_allocator allocator = authz_system_allocator();
+    size_t limit = 1;
+    bool is_whole = false;
+    for (; !is_whole; limit++) {
+        authz_buffer buffer;
+        authz_buffer_init(&buffer, &allocator, limit);
+        CHECK(authz_buffer_u8(&buffer, '#'));
+        authz_date date = {0};
+        is_whole =
+            authz_audit_event(&buffer, &date, AUTHZ_SPAN("{\"a\":1"), &occurrence);
+        CHECK(is_whole || buffer.length == 1);
+        authz_buffer_release(&buffer);
+    }
+    CHECK(limit > 100);
+}
+
+/* ---- the file --------------------------------------------------------------------- */
+
+static char folder[] = "/tmp/authz-audit-XXXXXX";
+
+static const char *
+in_folder(const char *name)
+{
+    static char paths[4][64];
+    static unsigned turn;
+    char *path = paths[turn++ % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static void
+check_holds(const char *path, const char *expected)
+{
+    char text[256];
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK(file >= 0);
+    const ssize_t length = read(file, text, sizeof text);
+    close(file);
+    CHECK(length == (ssize_t)strlen(expected));
+    CHECK(memcmp(text, expected, (size_t)length) == 0);
+}
+
+static void
+check_lines(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    const char *path = in_folder("lines");
+    authz_audit_file *file = authz_audit_file_open(path, &allocator);
+    CHECK(file != NULL);
+    struct stat status;
+    CHECK(stat(path, &status) == 0 && (status.st_mode & 07) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("one\ntwo\n")) == 0);
+    CHECK(authz_audit_file_write(file, (authz_span){NULL, 0}) == 0);
+    check_holds(path, "one\ntwo\n");
+
+    /* Renamed away, removed, and cut to nothing. */
+    CHECK(rename(path, in_folder("before")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("three\n")) == 0);
+    check_holds(in_folder("before"), "one\ntwo\n");
+    check_holds(path, "three\n");
+    CHECK(unlink(path) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("four\n")) == 0);
+    CHECK(truncate(path, 0) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("five\n")) == 0);
+    check_holds(path, "five\n");
+
+    authz_audit_file_close(file);
+    authz_audit_file_close(file);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("six\n")) == EBADF);
+    check_holds(path, "five\n");
+    authz_audit_file_free(file);
+    CHECK(unlink(path) == 0 && unlink(in_folder("before")) == 0);
+}
+
+/* A disk with room for a few bytes: RLIMIT_FSIZE makes a write short, and then fail. */
+static void
+check_torn(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    const char *path = in_folder("torn");
+    authz_audit_file *file = authz_audit_file_open(path, &allocator);
+    CHECK(file != NULL);
+    struct rlimit before, small;
+    CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK(signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    small = before;
+    small.rlim_cur = 5;
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"a\":1}\n")) == EFBIG);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"b\":2}\n")) == EFBIG);
+    small.rlim_cur = 9;
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"c\":3}\n")) == EFBIG);
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"d\":4}\n")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"e\":5}\n")) == 0);
+    check_holds(path, "{\"a\":\n{\"c\n{\"d\":4}\n{\"e\":5}\n");
+    authz_audit_file_free(file);
+    CHECK(unlink(path) == 0);
+}
+
+static void
+check_failures(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    errno = 0;
+    CHECK(authz_audit_file_open(in_folder("no/such"), &allocator) == NULL);
+    CHECK(errno == ENOENT);
+    counting counts = {.every = 1};
+    const authz_allocator none = counting_allocator(&counts);
+    CHECK(authz_audit_file_open(in_folder("x"), &none) == NULL && errno == ENOMEM);
+    authz_audit_file *full = authz_audit_file_open("/dev/full", &allocator);
+    CHECK(full != NULL);
+    CHECK(authz_audit_file_write(full, AUTHZ_SPAN("x\n")) == ENOSPC);
+    authz_audit_file_free(full);
+    authz_audit_file_free(NULL);
+
+    /* The folder is gone: what was open is not written to behind the operator's back. */
+    CHECK(mkdir(in_folder("sub"), 0700) == 0);
+    authz_audit_file *file = authz_audit_file_open(in_folder("sub/x"), &allocator);
+    CHECK(file != NULL);
+    CHECK(unlink(in_folder("sub/x")) == 0 && rmdir(in_folder("sub")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("x\n")) == ENOENT);
+    authz_audit_file_free(file);
+}
+
+int
+main(void)
+{
+    check_times();
+    check_texts();
+    check_cuts("y", "y");
+    check_cuts("\n", "\\n");
+    check_cuts("\xf0\x9f\x98\x80", "\\ud83d\\ude00");
+    check_no_memory();
+    CHECK(mkdtemp(folder) != NULL);
+    check_lines();
+    check_torn();
+    check_failures();
+    CHECK(rmdir(folder) == 0);
+    return 0;
+}

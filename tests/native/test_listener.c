@@ -1,0 +1,179 @@
+/* The whole listener: what it answers, and that it does so, or says no, whichever
+ * allocation fails. */
+
+#include "listener_harness.h"
+
+#define WAIT_MS 20000
+
+static void
+answers(void)
+{
+    static site all;
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/null", 5, 100));
+    site_start(&all);
+    static client one;
+    client_open(&one, &all);
+    uint8_t room[32];
+    const authz_span request = request_of('a', room);
+    for (int i = 0; i < 3; i++) {
+        const reply result = client_call(&one, CHECK_PATH, request, WAIT_MS);
+        CHECK(result.has_data && !result.is_denial && !result.is_reset);
+    }
+    CHECK(atomic_load(&all.decided) == 1);
+    authz_counts counts;
+    authz_listener_count(all.listener, &counts);
+    CHECK(counts.reasons[0] == 2 && counts.buckets[0] + counts.buckets[1] <= 2);
+
+    site_hold(&all, 1);
+    CHECK(client_call(&one, CHECK_PATH, request, WAIT_MS).has_data);
+    CHECK(atomic_load(&all.decided) == 2);
+    authz_standing_close(authz_listener_standing(all.listener));
+    CHECK(client_call(&one, CHECK_PATH, request, WAIT_MS).has_data);
+    CHECK(atomic_load(&all.decided) == 3);
+
+    CHECK(client_call(&one, CHECK_PATH, AUTHZ_SPAN("\xff\xff"), WAIT_MS).is_denial);
+    CHECK(client_call(&one, CHECK_PATH, (authz_span){NULL, 0}, WAIT_MS).is_denial);
+    const reply told = client_call(&one, HOST_PATH, AUTHZ_SPAN("hello"), WAIT_MS);
+    CHECK(told.has_data && !told.is_reset);
+    CHECK(!client_call(&one, "/other", request, WAIT_MS).has_data);
+    authz_listener_drain(all.listener);
+    while (authz_listener_open(all.listener) > 0) {
+        usleep(1000);
+    }
+    close(one.socket);
+    site_close(&all);
+}
+
+/* Without room for any decision there are only refusals, and none waits. */
+static void
+refuses(void)
+{
+    static site all;
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/null", 5, 0));
+    site_start(&all);
+    static client one;
+    client_open(&one, &all);
+    uint8_t room[32];
+    for (char path = 'a'; path < 'f'; path++) {
+        CHECK(client_call(&one, CHECK_PATH, request_of(path, room), WAIT_MS).is_denial);
+    }
+    close(one.socket);
+    site_close(&all);
+}
+
+/* What is remembered is not given without its record. */
+static void
+keeps_record(void)
+{
+    static site all;
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/full", 5, 100));
+    site_start(&all);
+    static client one;
+    client_open(&one, &all);
+    uint8_t room[32];
+    for (size_t i = 1; i < 5; i++) {
+        CHECK(client_call(&one, CHECK_PATH, request_of('a', room), WAIT_MS).has_data);
+        /* The workers of this test ask for no record: it is they who are asked. */
+        CHECK(atomic_load(&all.decided) == i);
+    }
+    close(one.socket);
+    site_close(&all);
+}
+
+/* A client that goes away within each byte of a session leaves nothing behind. */
+static void
+survives_goers(void)
+{
+    static site all;
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/null", 5, 100));
+    site_start(&all);
+    static uint8_t calls[1024];
+    uint8_t room[32];
+    size_t length = put_call(calls, 1, CHECK_PATH, request_of('a', room));
+    length += put_call(calls + length, 3, HOST_PATH, AUTHZ_SPAN("x"));
+    for (size_t end = 0; end <= length; end += 3) {
+        static client one;
+        client_open(&one, &all);
+        (void)client_send(&one, calls, end);
+        close(one.socket);
+    }
+    /* There is room again once the loops have seen who is gone. */
+    bool is_answered = false;
+    for (int i = 0; i < 1000 && !is_answered; i++) {
+        static client last;
+        client_open(&last, &all);
+        is_answered =
+            client_call(&last, CHECK_PATH, request_of('b', room), WAIT_MS).has_data;
+        close(last.socket);
+        usleep(is_answered ? 0 : 10000);
+    }
+    CHECK(is_answered);
+    site_close(&all);
+}
+
+/* Runs a session of which one allocation fails; false: none did. */
+static bool
+run_short(size_t fails_at, size_t *late)
+{
+    static site all;
+    memset(&all, 0, sizeof all);
+    all.supply.fails_at = fails_at;
+    if (!site_open(&all, "/dev/null", 5, 100)) {
+        return true;
+    }
+    site_start(&all);
+    uint8_t room[32];
+    const struct {
+        const char *path;
+        authz_span message;
+    } calls[] = {
+        {CHECK_PATH, request_of('a', room)}, {CHECK_PATH, request_of('a', room)},
+        {HOST_PATH, AUTHZ_SPAN("hello")},    {"/other", AUTHZ_SPAN("x")},
+        {CHECK_PATH, AUTHZ_SPAN("\xff")},
+    };
+    static client one;
+    client_open(&one, &all);
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        const reply result =
+            client_call(&one, calls[i].path, calls[i].message, 300);
+        /* A word of this host's that was not said is not the listener's to make up. */
+        if (result.is_late && calls[i].message.length != 5) {
+            fprintf(stderr, "late: allocation %zu, call %zu\n", fails_at, i);
+        }
+        *late += result.is_late && calls[i].message.length != 5;
+        if (result.is_cut || result.is_late) {
+            close(one.socket);
+            client_open(&one, &all);
+        }
+    }
+    close(one.socket);
+    /* One failure does not linger. */
+    static client other;
+    client_open(&other, &all);
+    const bool has_failed = atomic_load(&all.supply.calls) >= fails_at;
+    if (has_failed) {
+        CHECK(client_call(&other, CHECK_PATH, calls[0].message, WAIT_MS).has_data ||
+              atomic_load(&all.supply.calls) >= fails_at);
+    }
+    close(other.socket);
+    site_close(&all);
+    return has_failed;
+}
+
+int
+main(void)
+{
+    answers();
+    refuses();
+    keeps_record();
+    survives_goers();
+    size_t late = 0;
+    for (size_t fails_at = 1; run_short(fails_at, &late); fails_at++) {
+    }
+    CHECK(late == 0);
+    return 0;
+}
