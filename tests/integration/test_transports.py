@@ -67,6 +67,7 @@ from authz_server.policy.engine import Verdict
 from authz_server.policy.in_force import LoadedPolicy
 from authz_server.policy.store import PolicyStore
 from authz_server.second_lock import SecondLock
+from authz_server.transport import native_server
 from authz_server.transport.health import POLICY_HEALTH, SERVICE, Health
 from authz_server.transport.peers import PeerList
 
@@ -669,6 +670,20 @@ def test_a_peer_that_is_not_listed_is_cut_off_before_it_says_a_word(
                 assert client.recv(1) == b""
     assert f"uid {os.geteuid()}" in caplog.text
     assert site.sink.events == []
+
+
+def test_there_is_room_for_all_connections_whichever_thread_they_come_to(
+    policies: PolicyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_server, "_MAX_CONNECTIONS", 16)
+    with (
+        serving("native", policies, tmp_path, threads=4) as site,
+        contextlib.ExitStack() as connections,
+    ):
+        for _ in range(16):
+            client = connections.enter_context(raw_http2(site.target))
+            client.call(frame(b""), _path=f"{HEALTH}/Watch")
+            assert any(one.kind == DATA for one in client.frames(5))
 
 
 # Too much, too late, and no room for a record

@@ -545,6 +545,7 @@ authz_connection_open(authz_loop *loop, int socket)
     }
     loop->connections = connection;
     loop->connection_count++;
+    atomic_fetch_add(&loop->terms->connection_count, 1);
     if (begin_session(connection) != 0) {
         authz_connection_close(connection);
         return NULL;
@@ -572,6 +573,7 @@ authz_connection_close(authz_connection *connection)
         connection->next->previous = connection->previous;
     }
     loop->connection_count--;
+    atomic_fetch_sub(&loop->terms->connection_count, 1);
     authz_buffer_release(&connection->output);
     allocator->release(allocator->context, connection);
 }

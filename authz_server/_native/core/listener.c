@@ -86,8 +86,8 @@ authz_listener_new(const authz_listener_source *source)
         .paths = source->paths,
         .peers = source->peers,
         .listening = source->listening,
-        .max_connections =
-            (source->max_connections + source->loops - 1u) / source->loops,
+        .max_connections = source->max_connections,
+        .share = source->max_connections / source->loops,
         .max_streams = source->max_streams,
         .patience_s = source->patience_s,
         .denial = source->denial,

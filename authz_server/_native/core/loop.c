@@ -263,11 +263,13 @@ admits(authz_terms *terms, int socket)
 }
 
 /* Whether there is room for one connection more; the one that has been idle for longest
- * is closed for it. */
+ * is closed for it. Which loop a connection comes to is chance, so they share the room;
+ * but none is without any because others have idle ones. */
 static bool
 make_room(authz_loop *loop)
 {
-    if (loop->connection_count < loop->terms->max_connections) {
+    if (atomic_load(&loop->terms->connection_count) < loop->terms->max_connections ||
+        loop->connection_count < loop->terms->share) {
         return true;
     }
     authz_connection *idlest = NULL;

@@ -41,11 +41,13 @@ typedef struct authz_terms {
     authz_protocol *protocol;
     authz_peers peers;
     int listening; /* the socket that is accepted from; -1: no more */
-    uint32_t max_connections; /* of one loop */
+    uint32_t max_connections; /* of all loops */
+    uint32_t share;           /* of them that every loop may have, whatever others have */
     uint32_t max_streams;     /* of one connection */
     double patience_s; /* for a request to come whole, and for an answer to be taken */
     authz_span denial; /* CheckResponse where there is no memory for any other */
     atomic_bool is_draining, is_stopping;
+    atomic_uint_least32_t connection_count; /* of all loops */
     pthread_mutex_t lock; /* guards the rest */
     authz_refused_peers refused;
 } authz_terms;
