@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -174,9 +173,6 @@ def test_grpc_go_sees_answers_statuses_and_trailers(
     assert said["watch of nothing"]["statuses"] == ["SERVICE_UNKNOWN"]
 
 
-@pytest.mark.skipif(
-    shutil.which("h2load") is None, reason="h2load comes with nghttp2-client"
-)
 def test_h2load_gets_an_answer_to_every_check(tmp_path: Path) -> None:
     request = tmp_path / "request"
     request.write_bytes(frame(ALLOWED))

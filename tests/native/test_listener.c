@@ -115,6 +115,21 @@ survives_goers(void)
     site_close(&all);
 }
 
+/* What the host says after the loops have ended is freed all the same. */
+static void
+frees_late_words(void)
+{
+    static site all;
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/null", 5, 100));
+    site_start(&all);
+    authz_listener_stop(all.listener);
+    site_say(&all, 1u << 24, AUTHZ_SAY_MESSAGE, AUTHZ_SPAN("late"), 0);
+    site_say(&all, 1u << 24 | 1u << 16, AUTHZ_SAY_END, AUTHZ_SPAN("late"), 0);
+    site_say(&all, 1u << 24 | 200u << 16, AUTHZ_SAY_END, AUTHZ_SPAN("nowhere"), 0);
+    site_close(&all);
+}
+
 /* Runs a session of which one allocation fails; false: none did. */
 static bool
 run_short(size_t fails_at, size_t *late)
@@ -171,6 +186,7 @@ main(void)
     refuses();
     keeps_record();
     survives_goers();
+    frees_late_words();
     size_t late = 0;
     for (size_t fails_at = 1; run_short(fails_at, &late); fails_at++) {
     }

@@ -466,7 +466,10 @@ authz_loop_free(authz_loop *loop)
     while (loop->connections != NULL) {
         authz_connection_close(loop->connections);
     }
-    /* Nobody waits for what is given back now, but it goes on record. */
+    /* Words that came too late. Nobody waits for what is given back now either, but it
+     * goes on record. */
+    read_letters(loop);
+    authz_checks_settle(&loop->checks);
     while (loop->checks.open > 0) {
         read_letters(loop);
         authz_checks_settle(&loop->checks);
