@@ -6,12 +6,12 @@
 #include "call.h"
 #include "host.h"
 
-/* What a peer may make us do before it is told to calm down. Each frame costs a point
- * and each answered check gives some back, so that only those run out who send frames
- * and ask nothing: floods of PING, SETTINGS, RST_STREAM, PRIORITY, WINDOW_UPDATE, empty
- * DATA or CONTINUATION (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-28182,
- * CVE-2025-8671). A proxy under load that gives up a few hundred checks a second does
- * not. */
+/* What a peer may make us do before it is told to calm down. Each frame costs a point,
+ * but for those that libnghttp2 skips (unknown ones, and of closed streams), and each
+ * answered check gives some back, so that only those run out who send frames and ask
+ * nothing: floods of PING, SETTINGS, RST_STREAM, PRIORITY, WINDOW_UPDATE, empty DATA or
+ * CONTINUATION (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-28182, CVE-2025-8671).
+ * A proxy under load that gives up a few hundred checks a second does not. */
 #define AUTHZ_CALM_MOST 10000.0
 #define AUTHZ_CALM_PER_SECOND 1000.0
 #define AUTHZ_CALM_PER_ANSWER 16.0
