@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -29,14 +30,13 @@ class AuditFile:
     def write(self, events: bytes) -> None:
         """Append one or more whole lines."""
         with self._lock:
+            if self._descriptor < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._reopen_if_moved()
             # What a failed write left of a line must not swallow the next event.
-            data = b"\n" + events if self._is_torn else events
-            written = os.write(self._descriptor, data)
-            while written < len(data):
-                self._is_torn = True
-                written += os.write(self._descriptor, data[written:])
-            self._is_torn = False
+            if self._is_torn:
+                self._write_all(b"\n")
+            self._write_all(events)
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
@@ -44,6 +44,12 @@ class AuditFile:
             if self._path is not None and self._descriptor >= 0:
                 os.close(self._descriptor)
             self._descriptor = -1
+
+    def _write_all(self, data: bytes) -> None:
+        while data:
+            written = os.write(self._descriptor, data)
+            data = data[written:]
+            self._is_torn = bool(data)
 
     def _open(self) -> None:
         if self._path is None:

@@ -25,11 +25,12 @@ from raw_http2 import CHECK
 
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline
+from authz_server.config import Limits
 from authz_server.folders import cache_folder
 from authz_server.identity.sources import IdentitySources
 
 ROOT = Path(__file__).parents[2]
-CONFIG = example_config()
+CONFIG = example_config(limits=Limits(deadline_s=5.0))
 ALLOWED = bytes(check_request())
 LOOPBACK = Address(host="127.0.0.1")
 

@@ -514,9 +514,9 @@ def test_who_says_too_little_makes_room_for_others(
             client.send(begin)
         time.sleep(1.2)  # until they count as idle
 
-        def can_ask(number: int) -> bool:
+        def can_ask(_: int) -> bool:
             with raw_http2(target) as client:
-                return is_allowed(client.ask(ALLOWED, 3 + 0 * number))
+                return is_allowed(client.ask(ALLOWED, 3))
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(can_ask, range(4)))
@@ -588,6 +588,20 @@ def test_a_length_that_is_only_declared_costs_nothing(site: Attacked) -> None:
         assert client.wait(streams[-1], 5).reset == CANCEL
         stream = client.call(b"\0\xff\xff\xff\xff")
         assert client.wait(stream).status == "8"
+
+
+@pytest.mark.parametrize("message", [b"", b"x"], ids=["empty", "small"])
+def test_messages_that_nobody_takes_are_not_piled_up(
+    site: Attacked, message: bytes
+) -> None:
+    """A window full of tiny frames would be a hundred times that in objects."""
+    with site.attacker() as client:
+        path = "/grpc.health.v1.Health/Watch"
+        stream = client.new_stream()
+        client.send(pack(HEADERS, END_HEADERS, stream, client.block(_path=path)))
+        # The first one is taken; those behind it never are.
+        client.send(pack(DATA, 0, stream, frame(b"") + frame(message) * 2000))
+        assert client.wait(stream, 5).status == "8"  # RESOURCE_EXHAUSTED
 
 
 def test_bodies_are_held_within_the_window_of_a_connection(site: Attacked) -> None:

@@ -15,8 +15,7 @@ enum {
     AUTHZ_GRPC_OK = 0,
     AUTHZ_GRPC_RESOURCE_EXHAUSTED = 8,
     AUTHZ_GRPC_UNIMPLEMENTED = 12,
-    AUTHZ_GRPC_INTERNAL = 13,
-    AUTHZ_GRPC_UNAVAILABLE = 14
+    AUTHZ_GRPC_INTERNAL = 13
 };
 
 /* As grpc.max_metadata_size of the other transport. Counted as RFC 9113 6.5.2 says. */
@@ -58,7 +57,8 @@ typedef struct authz_call {
     size_t prefix_length;
     size_t missing; /* bytes of the message that are still to come */
     bool has_message;
-    size_t held; /* bytes that the connection's window has not got back */
+    size_t held;      /* bytes that the connection's window has not got back */
+    uint32_t untaken; /* of AUTHZ_CALL_HOST: messages that the host has not taken */
 
     /* Of the response. */
     bool is_answering; /* headers are submitted */

@@ -212,6 +212,7 @@ authz_connection_fail(authz_connection *connection, const authz_call *call)
 void
 authz_connection_taken(authz_connection *connection, authz_call *call, size_t length)
 {
+    call->untaken -= call->untaken > 0;
     length += sizeof call->prefix;
     if (length > call->held) {
         length = call->held;
@@ -382,6 +383,22 @@ on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *contex
     return 0;
 }
 
+/* Gives a whole message to the host. */
+static void
+pass_on(authz_connection *connection, authz_call *call)
+{
+    if (call->untaken == AUTHZ_MAX_UNTAKEN) {
+        refuse(connection, call, (authz_refusal){"200", AUTHZ_GRPC_RESOURCE_EXHAUSTED,
+                                                 "messages come faster than they are taken"});
+        return;
+    }
+    call->untaken++;
+    if (!authz_happenings_put(&connection->loop->terms->happenings, call->number,
+                              AUTHZ_CALL_MESSAGE, 0, &call->check.raw)) {
+        reset(connection, call, NGHTTP2_INTERNAL_ERROR);
+    }
+}
+
 static int
 on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *bytes,
         size_t length, void *context)
@@ -406,10 +423,7 @@ on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *
             refuse(connection, call, refusal);
         } else if (call->kind == AUTHZ_CALL_HOST && call->has_message) {
             call->has_message = false;
-            if (!authz_happenings_put(&terms->happenings, call->number,
-                                      AUTHZ_CALL_MESSAGE, 0, &call->check.raw)) {
-                reset(connection, call, NGHTTP2_INTERNAL_ERROR);
-            }
+            pass_on(connection, call);
         }
     }
     return 0;

@@ -20,6 +20,10 @@
  * flood. */
 #define AUTHZ_MAX_HEADER_FRAMES 16
 
+/* Messages of one call that wait for the host. The window bounds their bytes, and small
+ * messages are mostly what is kept around them. */
+#define AUTHZ_MAX_UNTAKEN 256
+
 /* Output that waits for the socket; more is made when that is gone. */
 #define AUTHZ_OUTPUT_BYTES 65536
 

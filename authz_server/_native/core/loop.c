@@ -119,7 +119,7 @@ void
 authz_loop_forget_call(authz_loop *loop, authz_call *call)
 {
     loop->host_calls[call->number & 0xffff].call = NULL;
-    /* Without memory the host learns it when it next waits in vain: it has deadlines. */
+    /* Without memory for it the host goes on, and what it says is dropped. */
     (void)authz_happenings_put(&loop->terms->happenings, call->number, AUTHZ_CALL_GONE, 0,
                                NULL);
 }
@@ -466,8 +466,8 @@ authz_loop_free(authz_loop *loop)
     while (loop->connections != NULL) {
         authz_connection_close(loop->connections);
     }
-    /* Words that came too late. Nobody waits for what is given back now either, but it
-     * goes on record. */
+    /* Words that came too late. Nobody waits for what is given back now either; what was
+     * remembered or decided is on record, what still waited for the same is not. */
     read_letters(loop);
     authz_checks_settle(&loop->checks);
     while (loop->checks.open > 0) {

@@ -93,6 +93,9 @@ def test_a_torn_line_does_not_swallow_the_next_event(
     file = kind(str(path))
     with room_for(5), pytest.raises(OSError, match="File too large"):
         file.write(b'{"a":1}\n')
+    # The line is ended, and nothing more: no empty line is left either.
+    with room_for(6), pytest.raises(OSError, match="File too large"):
+        file.write(b'{"b":0}\n')
     file.write(b'{"b":2}\n')
     file.write(b'{"c":3}\n{"d":4}\n')
     file.close()
@@ -111,10 +114,12 @@ def test_both_files_follow_a_rename_and_end_at_the_close(
     file.write(b"three\n")
     file.close()
     file.close()
+    path.rename(tmp_path / "audit.jsonl.2")
     with pytest.raises(OSError, match="Bad file descriptor"):
         file.write(b"late\n")
+    assert not path.exists()
     assert (tmp_path / "audit.jsonl.1").read_bytes() == b"one\n"
-    assert path.read_bytes() == b"three\n"
+    assert (tmp_path / "audit.jsonl.2").read_bytes() == b"three\n"
 
 
 def test_lines_of_many_threads_stay_whole(
