@@ -172,7 +172,6 @@ manifests: $(READY) ## emit the example policy's manifests again
 
 .PHONY: bench
 bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
-	@$(BIN)/python benchmarks/envoy_overhead.py $(BENCH_ARGS)
 	@$(BIN)/python benchmarks/identity_cost.py
 	@$(BIN)/python benchmarks/stream_gate.py
 	@$(BIN)/python benchmarks/policy_scale.py

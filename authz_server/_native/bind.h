@@ -19,6 +19,19 @@ typedef struct {
     PyObject *names;      /* tuple: attributes that are read and set, interned */
 } authz_state;
 
+/* Borrows the bytes of `object`; -1 with TypeError if it is no bytes object. */
+static inline int
+authz_bytes_of(PyObject *object, authz_span *bytes)
+{
+    char *data;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(object, &data, &length) < 0) {
+        return -1;
+    }
+    *bytes = (authz_span){(const uint8_t *)data, (size_t)length};
+    return 0;
+}
+
 /* Each returns 0, or -1 with an exception set. */
 int authz_bind_cache(PyObject *module);
 int authz_bind_extract(PyObject *module);

@@ -51,15 +51,13 @@ audit_dealloc(PyObject *self)
 static PyObject *
 audit_write(PyObject *self, PyObject *events)
 {
-    char *data;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(events, &data, &length) < 0) {
+    authz_span bytes;
+    if (authz_bytes_of(events, &bytes) < 0) {
         return NULL;
     }
     int error;
     Py_BEGIN_ALLOW_THREADS
-    error = authz_audit_file_write(((audit_object *)self)->file,
-                                   (authz_span){(const uint8_t *)data, (size_t)length});
+    error = authz_audit_file_write(((audit_object *)self)->file, bytes);
     Py_END_ALLOW_THREADS
     if (error != 0) {
         errno = error;

@@ -50,19 +50,6 @@ new_items(Py_ssize_t count, size_t size)
     return PyMem_Calloc(count > 0 ? (size_t)count : 1, size);
 }
 
-/* Borrows the bytes of `object`; -1 with TypeError if it is no bytes object. */
-static int
-bytes_of(PyObject *object, authz_span *bytes)
-{
-    char *data;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(object, &data, &length) < 0) {
-        return -1;
-    }
-    *bytes = (authz_span){(const uint8_t *)data, (size_t)length};
-    return 0;
-}
-
 static int
 names_of(PyObject *tuple, authz_span **names, size_t *count)
 {
@@ -74,7 +61,7 @@ names_of(PyObject *tuple, authz_span **names, size_t *count)
     }
     for (size_t index = 0; index < *count; index++) {
         PyObject *name = PyTuple_GET_ITEM(tuple, (Py_ssize_t)index);
-        if (bytes_of(name, &(*names)[index]) < 0) {
+        if (authz_bytes_of(name, &(*names)[index]) < 0) {
             return -1;
         }
     }
@@ -123,7 +110,7 @@ outlines_of(PyObject *tuple, authz_outline **outlines, size_t *count)
         PyObject *path, *fields;
         if (!PyArg_ParseTuple(PyTuple_GET_ITEM(tuple, index), "SO!", &path,
                               &PyTuple_Type, &fields)
-            || bytes_of(path, &(*outlines)[index].path) < 0
+            || authz_bytes_of(path, &(*outlines)[index].path) < 0
             || fields_of(fields, &(*outlines)[index]) < 0) {
             return -1;
         }
@@ -144,8 +131,8 @@ models_of(PyObject *tuple, authz_json_model **models, size_t *count)
     for (Py_ssize_t index = 0; index < size; index++) {
         PyObject *path, *key;
         if (!PyArg_ParseTuple(PyTuple_GET_ITEM(tuple, index), "SS", &path, &key)
-            || bytes_of(path, &(*models)[index].path) < 0
-            || bytes_of(key, &(*models)[index].key) < 0) {
+            || authz_bytes_of(path, &(*models)[index].path) < 0
+            || authz_bytes_of(key, &(*models)[index].key) < 0) {
             return -1;
         }
     }
@@ -179,7 +166,7 @@ compile_plan(PyObject *module, PyObject *arguments)
     authz_outline *outline_items = NULL;
     authz_json_model *model_items = NULL;
     authz_plan_source source = {.is_for_twin = is_for_twin != 0};
-    if (bytes_of(claims_name, &source.claims_name) < 0) {
+    if (authz_bytes_of(claims_name, &source.claims_name) < 0) {
         return NULL;
     }
     for (size_t list = 0; list < AUTHZ_HEADER_LISTS; list++) {
@@ -346,7 +333,7 @@ extractor_extract(PyObject *object, PyObject *const *arguments, Py_ssize_t count
         return NULL;
     }
     authz_span raw;
-    if (bytes_of(arguments[0], &raw) < 0) {
+    if (authz_bytes_of(arguments[0], &raw) < 0) {
         return NULL;
     }
     PyObject *capsule = capsule_of(self, arguments[1]);
@@ -391,7 +378,7 @@ extractor_answers(PyObject *object, PyObject *const *arguments, Py_ssize_t count
         return NULL;
     }
     authz_span raw;
-    if (bytes_of(arguments[0], &raw) < 0) {
+    if (authz_bytes_of(arguments[0], &raw) < 0) {
         return NULL;
     }
     PyObject *capsule = capsule_of(self, arguments[1]);

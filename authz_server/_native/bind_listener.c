@@ -23,19 +23,6 @@ core_of(PyObject *self)
 
 /* ---- making ------------------------------------------------------------------------- */
 
-/* Borrows the bytes of `object`; -1 with TypeError if it is no bytes object. */
-static int
-bytes_of(PyObject *object, authz_span *bytes)
-{
-    char *data;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(object, &data, &length) < 0) {
-        return -1;
-    }
-    *bytes = (authz_span){(const uint8_t *)data, (size_t)length};
-    return 0;
-}
-
 /* The numbers of a tuple; NULL with an exception set. PyMem_Free ends them. */
 static uint32_t *
 ids_of(PyObject *tuple)
@@ -91,7 +78,7 @@ read_paths(listener_object *self, PyObject *tuple, authz_paths *paths)
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (bytes_of(PyTuple_GET_ITEM(tuple, i), &self->paths[i]) < 0) {
+        if (authz_bytes_of(PyTuple_GET_ITEM(tuple, i), &self->paths[i]) < 0) {
             return -1;
         }
     }
@@ -167,8 +154,8 @@ listener_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     };
     if (source.plan == NULL || source.cache == NULL ||
         (source.audit = authz_audit_file_of(module, audit)) == NULL ||
-        bytes_of(check_path, &source.paths.check) < 0 ||
-        bytes_of(denial, &source.denial) < 0 ||
+        authz_bytes_of(check_path, &source.paths.check) < 0 ||
+        authz_bytes_of(denial, &source.denial) < 0 ||
         read_bounds(bounds, bounds_s, &source.bound_count) < 0) {
         return NULL;
     }
@@ -301,7 +288,7 @@ ask(PyObject *decide, authz_miss *miss, authz_wanted wanted)
         (Py_ssize_t)miss->raw.length,
         miss->arrived.wall_s, miss->arrived.steady_s, (int)wanted);
     authz_span bytes;
-    if (answer == NULL || bytes_of(answer, &bytes) < 0) {
+    if (answer == NULL || authz_bytes_of(answer, &bytes) < 0) {
         PyErr_WriteUnraisable(decide);
     } else if (!authz_buffer_bytes(&miss->answer, bytes)) {
         miss->answer.length = 0;

@@ -19,20 +19,6 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.envoy
-def test_the_overhead_is_measured_in_four_ways() -> None:
-    out = run(
-        "envoy_overhead.py", "--calls", "40", "--rounds", "1", "--connections", "2"
-    )
-    rows = [line.split() for line in out.splitlines()]
-    assert [row[0] for row in rows if len(row) == 8 and row[1].isdigit()] == [
-        "none",
-        "empty",
-        "hit",
-        "miss",
-    ]
-
-
 def test_the_cost_of_identity_is_measured() -> None:
     out = run("identity_cost.py", "--certificates", "5", "--rounds", "1")
     assert "first sight" in out
