@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from checks import (
@@ -18,20 +19,23 @@ from checks import (
 )
 from parts import MemorySink, example_config, loaded_policies
 
+from authz_server.assembly import build_pipeline
 from authz_server.cache import DecisionCache
 from authz_server.clock import Instant
 from authz_server.demo.pki import DevelopmentCa
 from authz_server.errors import Reason
 from authz_server.facts import Plan
+from authz_server.facts.input_paths import InputPaths
 from authz_server.identity.identify import Identifier
 from authz_server.identity.rules import Rules
 from authz_server.identity.sources import IdentitySources
 from authz_server.operations.triton_grpc import OUTLINES
 from authz_server.pipeline import Pipeline, Settings
 from authz_server.policy.engine import Verdict
-from authz_server.policy.in_force import LoadedPolicy
+from authz_server.policy.in_force import AnyPolicy, LoadedPolicy, OpaEnvoyPolicy
 from authz_server.policy.store import PolicyStore
 from authz_server.policy.time_limit import Schedule, TimeLimit
+from authz_server.second_lock import SecondLock
 
 ALLOWED = bytes(check_request())
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -55,7 +59,7 @@ class Source:
 
     missing = Reason.POLICY_UNAVAILABLE
 
-    def __init__(self, current: LoadedPolicy | None) -> None:
+    def __init__(self, current: AnyPolicy | None) -> None:
         self.current = current
 
 
@@ -94,7 +98,7 @@ class Bench:
 
     def __init__(
         self,
-        loaded: LoadedPolicy | None,
+        loaded: AnyPolicy | None,
         rules: Rules = LENIENT,
         **settings: object,
     ) -> None:
@@ -419,3 +423,27 @@ def test_a_slow_rehearsal_ends_and_whatever_fails_in_it(
 
     monkeypatch.setattr(engine, "evaluate", fail)
     bench.pipeline.rehearse(bench.source.current)()
+
+
+def test_nothing_holds_without_a_policy_or_the_access_secret(
+    loaded: LoadedPolicy, policies: PolicyStore, tmp_path: Path
+) -> None:
+    assert Bench(None).pipeline.standing is None
+    # A policy for opa-envoy-plugin: its input is part of what was asked.
+    other = OpaEnvoyPolicy(loaded.engine, InputPaths.parse(("attributes",)), "r")
+    assert Bench(other).pipeline.standing is None
+    assert Bench(loaded).pipeline.standing is not None
+
+    file = tmp_path / "secret"
+    lock = SecondLock(file)
+    config = example_config()
+    pipeline = build_pipeline(
+        config, policies, MemorySink(), IdentitySources(), second_lock=lock
+    )
+    assert pipeline.standing is None
+    file.write_text("s" * 40)
+    lock.reload()
+    assert pipeline.standing is not None
+    file.unlink()
+    lock.reload()
+    assert pipeline.standing is None
