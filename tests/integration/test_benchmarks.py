@@ -45,6 +45,7 @@ def test_policies_of_all_sizes_are_measured() -> None:
 
 
 @pytest.mark.envoy
+@pytest.mark.long
 def test_a_hit_and_a_miss_are_measured_beside_the_floor() -> None:
     names = ["floor", "hit, native", "miss, native"]
     out = run("fast_path.py", "--quick", "--rivals", *names)

@@ -205,10 +205,22 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(seen)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
-    ("moment", "code"),
-    [("Triton is starting", 1), ("Envoy listens", 1), ("triton.log", 0)],
+    ("moment", "code", "number"),
+    [
+        ("Triton is starting", 1, signal.SIGTERM),
+        pytest.param("Triton is starting", 1, signal.SIGINT, marks=LONG),
+        pytest.param("Triton is starting", 1, signal.SIGHUP, marks=LONG),
+        ("Envoy listens", 1, signal.SIGINT),
+        pytest.param("Envoy listens", 1, signal.SIGTERM, marks=LONG),
+        pytest.param("Envoy listens", 1, signal.SIGHUP, marks=LONG),
+        pytest.param("triton.log", 0, signal.SIGINT, marks=LONG),
+        pytest.param("triton.log", 0, signal.SIGTERM, marks=LONG),
+        pytest.param("triton.log", 0, signal.SIGHUP, marks=LONG),
+    ],
 )
 def test_a_signal_at_any_moment_leaves_nothing_behind(
     tmp_path: Path, number: signal.Signals, moment: str, code: int

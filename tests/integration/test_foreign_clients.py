@@ -23,11 +23,16 @@ from parts import (
 )
 from raw_http2 import CHECK
 
+from authz_server._native.choice import is_pure
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline
 from authz_server.config import Limits
 from authz_server.folders import cache_folder
 from authz_server.identity.sources import IdentitySources
+
+pytestmark = pytest.mark.skipif(
+    is_pure(), reason="the native listener is what is turned off"
+)
 
 ROOT = Path(__file__).parents[2]
 CONFIG = example_config(limits=Limits(deadline_s=5.0))

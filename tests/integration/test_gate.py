@@ -386,6 +386,7 @@ def slow_echo(delay_ms: int) -> bytes:
     return request.SerializeToString()
 
 
+@pytest.mark.long
 def test_what_was_allowed_is_answered_before_a_denial_but_not_waited_for_long() -> None:
     with running(SLOW_POLICY, models=(MODELS, OWN_MODELS)) as plant:
         for delay_ms, answers, status in (

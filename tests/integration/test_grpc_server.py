@@ -25,6 +25,7 @@ from parts import (
     running_server,
 )
 
+from authz_server._native.choice import is_pure
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline
 from authz_server.clock import system_clock
@@ -70,7 +71,7 @@ def pipeline(policies: PolicyStore, sink: RecordSink) -> Pipeline:
 Make = Callable[..., AnyServer]
 
 
-@pytest.fixture(params=["native", "grpc"])
+@pytest.fixture(params=["grpc"] if is_pure() else ["native", "grpc"])
 def server(request: pytest.FixtureRequest, sink: RecordSink) -> Make:
     return lambda pipeline, **changes: new_server(
         request.param, pipeline, sink, **changes

@@ -49,6 +49,7 @@ from raw_http2 import (
     u32,
 )
 
+from authz_server._native.choice import is_pure
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline
 from authz_server.config import Limits
@@ -57,7 +58,10 @@ from authz_server.policy.store import PolicyStore
 from authz_server.transport import native_server
 
 ALLOWED = bytes(check_request())
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(is_pure(), reason="the native listener is what is turned off"),
+]
 
 CALM = 11  # ENHANCE_YOUR_CALM
 CANCEL, PROTOCOL_ERROR = 8, 1

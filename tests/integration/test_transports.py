@@ -55,6 +55,7 @@ from raw_http2 import (
     raw_http2,
 )
 
+from authz_server._native.choice import is_pure
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline
 from authz_server.audit import FileSink
@@ -70,6 +71,10 @@ from authz_server.second_lock import SecondLock
 from authz_server.transport import native_server
 from authz_server.transport.health import POLICY_HEALTH, SERVICE, Health
 from authz_server.transport.peers import PeerList
+
+pytestmark = pytest.mark.skipif(
+    is_pure(), reason="the native listener is what is turned off"
+)
 
 CONFIG = example_config(
     inputs=Inputs(headers=("x-line", "x-role")), limits=Limits(deadline_s=5.0)

@@ -197,6 +197,7 @@ KILLS = 36
 CHILDREN = 4
 
 
+@pytest.mark.long
 def test_a_kill_at_any_moment_leaves_one_whole_bundle(tmp_path: Path) -> None:
     # Several run at a time, in folders of their own: it is their start that takes long.
     key = key_of_kind("P-256")
