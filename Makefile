@@ -168,7 +168,7 @@ policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again
 
 .PHONY: manifests
 manifests: $(READY) ## emit the example policy's manifests again
-	@$(BIN)/authz-server emit kubernetes istio --policy examples/plant-7.yaml --out manifests
+	@$(BIN)/authz-server emit all --policy examples/plant-7.yaml --site examples/plant-7-site.yaml --out manifests
 
 .PHONY: bench
 bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy

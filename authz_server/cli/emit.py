@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from authz_server.errors import PolicyError, SetupError
+from authz_server.cli.source import add_arguments, load_source
+from authz_server.emit import TARGET_NAMES
+from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
     from authz_server.emit.manifest import Manifest
 
-TARGETS: Final = ("kubernetes", "istio")
+EVERY_TARGET: Final = "all"
 
 Files = Mapping[str, "Manifest"]
 """Manifests by ``TARGET/FILE``."""
@@ -29,20 +31,17 @@ def add_parser(
         description="Turns an access policy into what other enforcement points need. "
         "Without --out and --check, prints the Kubernetes objects, ready for "
         "'kubectl apply -f -'.",
-        epilog="With both targets, the Kubernetes objects are those of a mesh: "
-        "application ports, and a server behind an Istio sidecar.",
+        epilog="Without a site file, 'istio' among the targets makes the Kubernetes "
+        "objects those of a mesh: application ports, and a server behind a sidecar.",
     )
     parser.add_argument(
         "targets",
         nargs="+",
-        choices=TARGETS,
+        choices=(*TARGET_NAMES, EVERY_TARGET),
         metavar="TARGET",
-        help=f"one or more of: {', '.join(TARGETS)}",
+        help=f"one or more of: {', '.join(TARGET_NAMES)}; or {EVERY_TARGET}",
     )
-    parser.add_argument(
-        "--policy", required=True, type=Path, metavar="FILE", help="the access policy"
-    )
-    parser.add_argument("--image", metavar="NAME", help="the server's container image")
+    add_arguments(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--out",
@@ -67,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
         PolicyError: if the policy can't be read, is invalid, or can't be expressed.
         SetupError: if a file can't be read or written.
     """
-    files = _emit(args)
+    from authz_server.emit.targets import emit
+
+    targets = TARGET_NAMES if EVERY_TARGET in args.targets else args.targets
+    files = emit(load_source(args, targets), targets)
     if args.check:
         return _check(files, args.check)
     if args.out:
@@ -75,34 +77,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_stream(files), end="")
     return 0
-
-
-def _emit(args: argparse.Namespace) -> Files:
-    from authz_server.emit.istio import emit_istio
-    from authz_server.emit.kubernetes import emit_kubernetes
-    from authz_server.emit.manifest import EmitOptions, Mesh
-    from authz_server.policy.document import load_policy
-
-    policy = load_policy(args.policy)
-    try:
-        text = args.policy.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise PolicyError(f"{args.policy}: cannot be read: {exc}") from exc
-    options = EmitOptions(
-        policy_text=text,
-        mesh=Mesh.SIDECAR if "istio" in args.targets else Mesh.NONE,
-        **({"image": args.image} if args.image else {}),
-    )
-    emitters: dict[str, Callable[..., tuple[Manifest, ...]]] = {
-        "kubernetes": emit_kubernetes,
-        "istio": emit_istio,
-    }
-    return {
-        f"{target}/{manifest.name}": manifest
-        for target in TARGETS
-        if target in args.targets
-        for manifest in emitters[target](policy, options)
-    }
 
 
 def _stream(files: Files) -> str:
@@ -115,7 +89,7 @@ def _stream(files: Files) -> str:
     parts: list[str] = []
     for name, manifest in files.items():
         text = manifest.text
-        if not manifest.is_applied:
+        if not manifest.objects:
             text = "".join(
                 line if line.startswith("#") else f"#   {line}"
                 for line in text.splitlines(keepends=True)
@@ -156,11 +130,12 @@ def _check(files: Files, directory: Path) -> int:
 
 
 def _left_over(files: Files, directory: Path) -> list[str]:
-    """Return the YAML files in the targets' folders that are not emitted."""
+    """Return the files in the targets' folders that are not emitted."""
     folders = sorted({name.partition("/")[0] for name in files})
     return [
         name
         for folder in folders
-        for path in sorted((directory / folder).glob("*.yaml"))
-        if (name := f"{folder}/{path.name}") not in files
+        for path in sorted((directory / folder).rglob("*"))
+        if path.is_file()
+        and (name := path.relative_to(directory).as_posix()) not in files
     ]

@@ -1,6 +1,11 @@
 """From the access policy to what other enforcement points need: pure functions.
 
-`kubernetes` and `istio` each turn an `AccessPolicy` and `EmitOptions` into manifests;
-`render` writes them as text. Nothing here reads a file, a clock or the environment, so
-the same policy gives the same bytes on every machine.
+`targets.emit` turns a policy and the site that it is enforced in into files. Nothing
+here reads a file, a clock or the environment, so the same policy gives the same bytes
+on every machine.
 """
+
+from typing import Final
+
+TARGET_NAMES: Final = ("kubernetes", "istio")
+"""In the order in which they are to be applied."""

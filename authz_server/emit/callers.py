@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from authz_server.emit.manifest import EmitOptions
 from authz_server.emit.reach import reaches
 from authz_server.identity.spiffe_pattern import ANY_SEGMENT, SpiffePattern
 from authz_server.policy.model import AccessPolicy, Group, Upstream
+from authz_server.site.model import Site
 
 ISTIO_LOCAL: Final = "cluster.local"
 """In a five-part principal Istio takes this for "the mesh's own trust domain"."""
@@ -45,12 +45,12 @@ class Callers:
     notes: tuple[str, ...]
 
 
-def callers(policy: AccessPolicy, upstream: Upstream, options: EmitOptions) -> Callers:
+def callers(policy: AccessPolicy, upstream: Upstream, site: Site) -> Callers:
     """Return the callers of `upstream`."""
     rules: list[CallerRule] = []
     obstacles: list[str] = []
     notes: list[str] = []
-    for reach in reaches(policy, upstream, options):
+    for reach in reaches(policy, upstream, site):
         group = reach.group
         found = _obstacles(policy, group)
         obstacles += found

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from authz_server.emit.manifest import EmitOptions, Object, dns_name, metadata
+from authz_server.emit.manifest import Object, dns_name, metadata
 from authz_server.policy.model import AccessPolicy, Upstream, UpstreamKind
+from authz_server.site.model import Site
 
 MAX_BODY_BYTES: Final = 4_194_304
 
@@ -23,9 +24,7 @@ HTTP_INFERENCE_PATH: Final = (
 """Envoy matches it against the whole path without the query."""
 
 
-def envoy_filter(
-    policy: AccessPolicy, upstream: Upstream, options: EmitOptions
-) -> Object:
+def envoy_filter(policy: AccessPolicy, upstream: Upstream, site: Site) -> Object:
     """Return the EnvoyFilter of `upstream`'s sidecars."""
     selector = {
         "workloadSelector": {"labels": dict(sorted(upstream.pod_selector.items()))}
@@ -34,11 +33,11 @@ def envoy_filter(
     if upstream.kind is UpstreamKind.TRITON:
         patches += [
             _unbuffered(
-                "authz-server-stream", options.triton_grpc_port, {"path": STREAM_PATH}
+                "authz-server-stream", site.ports.triton_grpc, {"path": STREAM_PATH}
             ),
             _unbuffered(
                 "authz-server-http-inference",
-                options.triton_http_port,
+                site.ports.triton_http,
                 {"safe_regex": {"regex": HTTP_INFERENCE_PATH}},
             ),
         ]

@@ -13,73 +13,66 @@ from authz_server.emit import notes
 from authz_server.emit.callers import Callers, callers
 from authz_server.emit.envoy_filters import MAX_BODY_BYTES, STREAM_PATH, envoy_filter
 from authz_server.emit.manifest import (
-    SERVER,
     SERVER_LABELS,
-    EmitOptions,
     Manifest,
-    Mesh,
     Object,
     check_unique,
     deployed,
     dns_name,
     kustomization,
     metadata,
+    objects_file,
+    settings_file,
 )
 from authz_server.emit.server_objects import PORT_NAME, proxy_principals
 from authz_server.policy.model import AccessPolicy, Upstream
+from authz_server.site.model import SERVER, Mesh, Site
 
 SECURITY: Final = "security.istio.io/v1"
 CHECK_TIMEOUT: Final = "0.5s"
 """Istio's default is 600 s: a server that hangs would hang every call."""
 
 
-def emit_istio(policy: AccessPolicy, options: EmitOptions) -> tuple[Manifest, ...]:
+def emit_istio(policy: AccessPolicy, site: Site) -> tuple[Manifest, ...]:
     """Return the manifests for Istio's sidecars.
 
     Raises:
         PolicyError: if the policy can't be expressed; see `emit_kubernetes`.
-        ValueError: if `options.mesh` is not ``sidecar``.
+        ValueError: if `site.mesh` is not ``sidecar``.
     """
-    if options.mesh is not Mesh.SIDECAR:
+    if site.mesh is not Mesh.SIDECAR:
         raise ValueError("the istio target needs mesh mode 'sidecar'")
     manifests = (
-        _authz_server(policy, options),
+        _authz_server(policy, site),
         _peer_authentication(policy),
-        _authorization(policy, options),
-        _envoy_filters(policy, options),
-        _mesh_config(policy, options),
+        _authorization(policy, site),
+        _envoy_filters(policy, site),
+        _mesh_config(policy, site),
     )
-    check_unique(
-        tuple(
-            item
-            for manifest in manifests
-            if manifest.is_applied
-            for item in manifest.objects
-        )
-    )
+    check_unique(tuple(item for manifest in manifests for item in manifest.objects))
     return (*manifests, kustomization(manifests))
 
 
-def _authz_server(policy: AccessPolicy, options: EmitOptions) -> Manifest:
-    proxies = _allow_rule(proxy_principals(policy), (options.port,))
-    return Manifest(
+def _authz_server(policy: AccessPolicy, site: Site) -> Manifest:
+    proxies = _allow_rule(proxy_principals(policy), (site.server.port,))
+    return objects_file(
         "authz-server.yaml",
         (notes.GENERATED, notes.ISTIO_SERVER),
         (
             {
                 "apiVersion": "networking.istio.io/v1",
                 "kind": "Sidecar",
-                "metadata": metadata(policy, SERVER, options.namespace),
+                "metadata": metadata(policy, SERVER, site.server.namespace),
                 "spec": {
                     "workloadSelector": {"labels": dict(SERVER_LABELS)},
                     "ingress": [
                         {
                             "port": {
-                                "number": options.port,
+                                "number": site.server.port,
                                 "protocol": "GRPC",
                                 "name": PORT_NAME,
                             },
-                            "defaultEndpoint": f"127.0.0.1:{options.port}",
+                            "defaultEndpoint": f"127.0.0.1:{site.server.port}",
                         }
                     ],
                 },
@@ -87,20 +80,22 @@ def _authz_server(policy: AccessPolicy, options: EmitOptions) -> Manifest:
             {
                 "apiVersion": SECURITY,
                 "kind": "PeerAuthentication",
-                "metadata": metadata(policy, SERVER, options.namespace),
+                "metadata": metadata(policy, SERVER, site.server.namespace),
                 "spec": {
                     "selector": {"matchLabels": dict(SERVER_LABELS)},
                     "mtls": {"mode": "STRICT"},
                 },
             },
-            _allow(policy, SERVER, options.namespace, dict(SERVER_LABELS), [proxies]),
+            _allow(
+                policy, SERVER, site.server.namespace, dict(SERVER_LABELS), [proxies]
+            ),
         ),
     )
 
 
 def _peer_authentication(policy: AccessPolicy) -> Manifest:
     namespaces = sorted({upstream.namespace for upstream in deployed(policy)})
-    return Manifest(
+    return objects_file(
         "peer-authentication.yaml",
         (notes.GENERATED, notes.STRICT),
         tuple(
@@ -115,12 +110,12 @@ def _peer_authentication(policy: AccessPolicy) -> Manifest:
     )
 
 
-def _authorization(policy: AccessPolicy, options: EmitOptions) -> Manifest:
+def _authorization(policy: AccessPolicy, site: Site) -> Manifest:
     objects: list[Object] = []
     remarks: list[str] = []
     for upstream in deployed(policy):
-        objects.append(_custom(policy, upstream, options))
-        found = callers(policy, upstream, options)
+        objects.append(_custom(policy, upstream, site))
+        found = callers(policy, upstream, site)
         remarks += _caller_notes(upstream, found)
         if not found.obstacles:
             objects.append(
@@ -132,7 +127,7 @@ def _authorization(policy: AccessPolicy, options: EmitOptions) -> Manifest:
                     [_allow_rule(rule.principals, rule.ports) for rule in found.rules],
                 )
             )
-    return Manifest(
+    return objects_file(
         "authorization-policies.yaml",
         (notes.GENERATED, *notes.AUTHORIZATION, *remarks),
         tuple(objects),
@@ -151,7 +146,7 @@ def _caller_notes(upstream: Upstream, found: Callers) -> Iterable[str]:
     yield from found.notes
 
 
-def _custom(policy: AccessPolicy, upstream: Upstream, options: EmitOptions) -> Object:
+def _custom(policy: AccessPolicy, upstream: Upstream, site: Site) -> Object:
     return {
         "apiVersion": SECURITY,
         "kind": "AuthorizationPolicy",
@@ -161,7 +156,7 @@ def _custom(policy: AccessPolicy, upstream: Upstream, options: EmitOptions) -> O
         "spec": {
             **_selector(dict(sorted(upstream.pod_selector.items()))),
             "action": "CUSTOM",
-            "provider": {"name": options.provider},
+            "provider": {"name": site.istio.provider},
             # One empty rule matches every call; no rule would match none.
             "rules": [{}],
         },
@@ -201,8 +196,8 @@ def _selector(labels: dict[str, str]) -> dict[str, Any]:
     return {"selector": {"matchLabels": labels}} if labels else {}
 
 
-def _envoy_filters(policy: AccessPolicy, options: EmitOptions) -> Manifest:
-    return Manifest(
+def _envoy_filters(policy: AccessPolicy, site: Site) -> Manifest:
+    return objects_file(
         "envoy-filters.yaml",
         (
             notes.GENERATED,
@@ -211,41 +206,38 @@ def _envoy_filters(policy: AccessPolicy, options: EmitOptions) -> Manifest:
                 for text in notes.ENVOY_FILTERS
             ),
         ),
-        tuple(envoy_filter(policy, upstream, options) for upstream in deployed(policy)),
+        tuple(envoy_filter(policy, upstream, site) for upstream in deployed(policy)),
     )
 
 
-def _mesh_config(policy: AccessPolicy, options: EmitOptions) -> Manifest:
+def _mesh_config(policy: AccessPolicy, site: Site) -> Manifest:
     aliases = _federated_callers(policy)
-    host = f"{SERVER}.{options.namespace}.svc.{options.cluster_domain}"
+    host = f"{SERVER}.{site.server.namespace}.svc.{site.cluster.domain}"
     remarks = [notes.GENERATED, notes.MESH_CONFIG]
     if aliases:
         remarks.append(notes.ALIASES)
     elif policy.federates_with:
         names = ", ".join(str(item) for item in policy.federates_with)
         remarks.append(notes.NO_ALIASES.format(names=names))
-    return Manifest(
+    return settings_file(
         "mesh-config.yaml",
         tuple(remarks),
-        (
-            {
-                "trustDomain": str(policy.trust_domain),
-                **({"trustDomainAliases": aliases} if aliases else {}),
-                "extensionProviders": [
-                    {
-                        "name": options.provider,
-                        "envoyExtAuthzGrpc": {
-                            "service": f"{options.namespace}/{host}",
-                            "port": options.port,
-                            "timeout": CHECK_TIMEOUT,
-                            "failOpen": False,
-                            "statusOnError": "403",
-                        },
-                    }
-                ],
-            },
-        ),
-        is_applied=False,
+        {
+            "trustDomain": str(policy.trust_domain),
+            **({"trustDomainAliases": aliases} if aliases else {}),
+            "extensionProviders": [
+                {
+                    "name": site.istio.provider,
+                    "envoyExtAuthzGrpc": {
+                        "service": f"{site.server.namespace}/{host}",
+                        "port": site.server.port,
+                        "timeout": CHECK_TIMEOUT,
+                        "failOpen": False,
+                        "statusOnError": "403",
+                    },
+                }
+            ],
+        },
     )
 
 

@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from authz_server.emit import notes
 from authz_server.emit.manifest import (
-    EmitOptions,
     Manifest,
-    Mesh,
     check_unique,
     kustomization,
+    objects_file,
 )
 from authz_server.emit.network_policies import managed_namespaces, network_policies
 from authz_server.emit.server_objects import TLS_SECRET, server_objects
 from authz_server.policy.model import AccessPolicy
+from authz_server.site.model import Mesh, Site
 
 
-def emit_kubernetes(policy: AccessPolicy, options: EmitOptions) -> tuple[Manifest, ...]:
+def emit_kubernetes(
+    policy: AccessPolicy, site: Site, parts: Mapping[str, str]
+) -> tuple[Manifest, ...]:
     """Return the manifests that any Kubernetes cluster enforces.
+
+    Args:
+        parts: the policy's own files by name.
 
     Raises:
         PolicyError: if the policy can't be expressed: an upstream without a service
             account, no upstream in Kubernetes, two objects of one name, or a policy
-            file that fits no ConfigMap.
+            that fits no ConfigMap.
     """
     others = [
         name
-        for name in managed_namespaces(policy, options)
-        if name != options.namespace
+        for name in managed_namespaces(policy, site)
+        if name != site.server.namespace
     ]
-    server = server_objects(policy, options)
+    server = server_objects(policy, site, parts)
     check_unique(server)
     manifests = (
-        Manifest(
-            "authz-server.yaml", (notes.GENERATED, *_server_notes(options)), server
+        objects_file(
+            "authz-server.yaml", (notes.GENERATED, *_server_notes(site)), server
         ),
         network_policies(
             policy,
-            options,
+            site,
             (
                 notes.GENERATED,
                 notes.NAMESPACES.format(names=", ".join(others)),
-                _ports_note(options),
+                _ports_note(site),
             ),
         ),
     )
     return (*manifests, kustomization(manifests))
 
 
-def _ports_note(options: EmitOptions) -> str:
-    if options.mesh is Mesh.SIDECAR:
+def _ports_note(site: Site) -> str:
+    if site.mesh is Mesh.SIDECAR:
         return notes.PORTS_BEHIND_SIDECAR
-    return notes.PORTS_BEHIND_ENVOY.format(port=options.envoy_port)
+    return notes.PORTS_BEHIND_ENVOY.format(port=site.ports.envoy)
 
 
-def _server_notes(options: EmitOptions) -> tuple[str, ...]:
-    if options.mesh is Mesh.SIDECAR:
+def _server_notes(site: Site) -> tuple[str, ...]:
+    if site.mesh is Mesh.SIDECAR:
         return notes.SERVER_BEHIND_SIDECAR
     return (
-        notes.SERVER_WITH_TLS.format(secret=TLS_SECRET, namespace=options.namespace),
+        notes.SERVER_WITH_TLS.format(
+            secret=TLS_SECRET, namespace=site.server.namespace
+        ),
     )

@@ -1,21 +1,18 @@
-"""What an emitter gets and gives: options, manifests, and the names of objects."""
+"""What an emitter gets and gives: site, manifests, and the names of objects."""
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 from authz_server.emit import notes, yaml_text
 from authz_server.errors import PolicyError
 from authz_server.policy.model import AccessPolicy, Upstream
-
-SERVER: Final = "authz-server"
-"""Name of the server's own objects, and of the tool in labels."""
+from authz_server.site.model import SERVER
 
 SERVER_LABELS: Final = MappingProxyType({"app.kubernetes.io/name": SERVER})
 """Labels that select the server's pods. A Deployment's selector can't be changed
@@ -29,91 +26,51 @@ KUSTOMIZATION: Final = "kustomization.yaml"
 Object = Mapping[str, Any]
 
 
-class Mesh(enum.StrEnum):
-    """Who terminates mTLS in front of an upstream."""
-
-    NONE = "none"
-    """An Envoy of the operator's, on a port of its own."""
-    SIDECAR = "sidecar"
-    """An Istio sidecar: on the wire, calls have the application's own port."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmitOptions:
-    """What the access policy does not say about the cluster.
-
-    Attributes:
-        policy_text: the policy file itself; the server reads it from a ConfigMap.
-        mesh: see `Mesh`.
-        envoy_port: where Envoy listens without a mesh.
-        dataset_port: where a dataset upstream listens in a mesh.
-        openai_port: the same of an OpenAI-compatible frontend.
-        namespace, port, image, replicas: of the server.
-        dns_namespace, dns_labels, dns_port: the cluster's resolver; its pod's port,
-            which OpenShift sets to 5353.
-        istio_namespace, istiod_labels: where sidecars get certificates from.
-        provider: Istio's name for the server.
-    """
-
-    policy_text: str
-    mesh: Mesh = Mesh.NONE
-    triton_http_port: int = 8000
-    triton_grpc_port: int = 8001
-    triton_metrics_port: int = 8002
-    dataset_port: int = 9000
-    openai_port: int = 9000
-    envoy_port: int = 8443
-    namespace: str = "authz-system"
-    port: int = 9191
-    image: str = "authz-server:0.1.0"
-    replicas: int = 2
-    dns_namespace: str = "kube-system"
-    dns_labels: Mapping[str, str] = field(
-        default_factory=lambda: MappingProxyType({"k8s-app": "kube-dns"})
-    )
-    dns_port: int = 53
-    istio_namespace: str = "istio-system"
-    istiod_labels: Mapping[str, str] = field(
-        default_factory=lambda: MappingProxyType({"app": "istiod"})
-    )
-    provider: str = SERVER
-    cluster_domain: str = "cluster.local"
-
-
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One file.
 
     Attributes:
-        name: file name inside the target's folder.
-        comment: paragraphs at the top; what the target can't enforce is said here.
-        is_applied: whether `objects` are Kubernetes objects for ``kubectl apply``.
+        name: its path inside the target's folder.
+        objects: the Kubernetes objects in it, for ``kubectl apply``; none if it is
+            something else.
     """
 
     name: str
-    comment: tuple[str, ...]
-    objects: tuple[Object, ...]
-    is_applied: bool = True
+    text: str
+    objects: tuple[Object, ...] = ()
 
-    @property
-    def text(self) -> str:
-        """The file's content."""
-        return yaml_text.comment(self.comment) + yaml_text.documents(self.objects)
+
+def objects_file(
+    name: str, comment: tuple[str, ...], objects: tuple[Object, ...]
+) -> Manifest:
+    """Return a file of Kubernetes objects.
+
+    Args:
+        comment: paragraphs at the top; what the target can't enforce is said there.
+    """
+    return Manifest(name, _text(comment, objects), objects)
+
+
+def settings_file(name: str, comment: tuple[str, ...], settings: Object) -> Manifest:
+    """Return a file of YAML that is no Kubernetes object."""
+    return Manifest(name, _text(comment, (settings,)))
+
+
+def _text(comment: tuple[str, ...], documents: tuple[Object, ...]) -> str:
+    return yaml_text.comment(comment) + yaml_text.documents(documents)
 
 
 def kustomization(manifests: tuple[Manifest, ...]) -> Manifest:
-    """Return the file that lists the applied ones of `manifests`."""
-    return Manifest(
-        name=KUSTOMIZATION,
-        comment=(notes.GENERATED, "Apply with: kubectl apply -k ."),
-        objects=(
-            {
-                "apiVersion": "kustomize.config.k8s.io/v1beta1",
-                "kind": "Kustomization",
-                "resources": [item.name for item in manifests if item.is_applied],
-            },
-        ),
-        is_applied=False,
+    """Return the file that lists those of `manifests` that are to be applied."""
+    return settings_file(
+        KUSTOMIZATION,
+        (notes.GENERATED, "Apply with: kubectl apply -k ."),
+        {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [item.name for item in manifests if item.objects],
+        },
     )
 
 

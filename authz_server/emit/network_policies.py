@@ -14,20 +14,19 @@ from typing import Any, Final
 
 from authz_server.emit import notes
 from authz_server.emit.manifest import (
-    SERVER,
     SERVER_LABELS,
-    EmitOptions,
     Manifest,
-    Mesh,
     Object,
     check_unique,
     deployed,
     dns_name,
     metadata,
+    objects_file,
 )
 from authz_server.emit.reach import Reach, reaches
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.policy.model import AccessPolicy, Group, Workload
+from authz_server.site.model import SERVER, Mesh, Pods, Site
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 """Set by the API server, so a namespace can't claim another one's name."""
@@ -35,9 +34,9 @@ NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 ISTIOD_PORT: Final = 15012
 
 
-def managed_namespaces(policy: AccessPolicy, options: EmitOptions) -> tuple[str, ...]:
+def managed_namespaces(policy: AccessPolicy, site: Site) -> tuple[str, ...]:
     """Return every namespace that the policy names, and the server's own."""
-    names = {options.namespace}
+    names = {site.server.namespace}
     names.update(upstream.namespace for upstream in deployed(policy))
     for group in policy.groups.values():
         names.update(workload.namespace for workload in group.workloads)
@@ -45,7 +44,7 @@ def managed_namespaces(policy: AccessPolicy, options: EmitOptions) -> tuple[str,
 
 
 def network_policies(
-    policy: AccessPolicy, options: EmitOptions, head: tuple[str, ...]
+    policy: AccessPolicy, site: Site, head: tuple[str, ...]
 ) -> Manifest:
     """Return the file with all NetworkPolicies; `head` opens its comment.
 
@@ -53,20 +52,18 @@ def network_policies(
         PolicyError: if two objects would get the same name.
     """
     objects = (
-        *_for_every_namespace(policy, options),
-        *_for_callers(policy, options),
-        *_for_server(policy, options),
+        *_for_every_namespace(policy, site),
+        *_for_callers(policy, site),
+        *_for_server(policy, site),
     )
     check_unique(objects)
-    return Manifest("network-policies.yaml", (*head, *_limits(policy)), objects)
+    return objects_file("network-policies.yaml", (*head, *_limits(policy)), objects)
 
 
-def _for_every_namespace(
-    policy: AccessPolicy, options: EmitOptions
-) -> Iterable[Object]:
-    resolver = _peer(options.dns_namespace, options.dns_labels)
-    istiod = _peer(options.istio_namespace, options.istiod_labels)
-    for namespace in managed_namespaces(policy, options):
+def _for_every_namespace(policy: AccessPolicy, site: Site) -> Iterable[Object]:
+    resolver = _peer(site.cluster.dns)
+    istiod = _peer(site.istio.istiod)
+    for namespace in managed_namespaces(policy, site):
         yield _network_policy(policy, "default-deny", namespace, {})
         yield _network_policy(
             policy,
@@ -75,10 +72,10 @@ def _for_every_namespace(
             {},
             # Answers that don't fit a datagram are asked for again over TCP.
             egress=_rule(
-                "to", [resolver], [options.dns_port], protocols=("UDP", "TCP")
+                "to", [resolver], [site.cluster.dns_port], protocols=("UDP", "TCP")
             ),
         )
-        if options.mesh is Mesh.SIDECAR:
+        if site.mesh is Mesh.SIDECAR:
             yield _network_policy(
                 policy,
                 "allow-istiod",
@@ -88,10 +85,10 @@ def _for_every_namespace(
             )
 
 
-def _for_callers(policy: AccessPolicy, options: EmitOptions) -> Iterable[Object]:
+def _for_callers(policy: AccessPolicy, site: Site) -> Iterable[Object]:
     for upstream in deployed(policy):
-        target = _peer(upstream.namespace, upstream.pod_selector)
-        for reach in reaches(policy, upstream, options):
+        target = _peer(Pods(upstream.namespace, upstream.pod_selector))
+        for reach in reaches(policy, upstream, site):
             workloads = _workloads(reach.group)
             if not workloads:
                 continue
@@ -102,7 +99,10 @@ def _for_callers(policy: AccessPolicy, options: EmitOptions) -> Iterable[Object]
                 upstream.pod_selector,
                 ingress=_rule(
                     "from",
-                    [_peer(item.namespace, item.pod_selector) for item in workloads],
+                    [
+                        _peer(Pods(item.namespace, item.pod_selector))
+                        for item in workloads
+                    ],
                     reach.ports,
                 ),
             )
@@ -116,26 +116,26 @@ def _for_callers(policy: AccessPolicy, options: EmitOptions) -> Iterable[Object]
                 )
 
 
-def _for_server(policy: AccessPolicy, options: EmitOptions) -> Iterable[Object]:
+def _for_server(policy: AccessPolicy, site: Site) -> Iterable[Object]:
     upstreams = deployed(policy)
-    server = _peer(options.namespace, SERVER_LABELS)
+    server = _peer(Pods(site.server.namespace, SERVER_LABELS))
     for upstream in upstreams:
         yield _network_policy(
             policy,
             dns_name(upstream.name, "to", SERVER),
             upstream.namespace,
             upstream.pod_selector,
-            egress=_rule("to", [server], [options.port]),
+            egress=_rule("to", [server], [site.server.port]),
         )
     yield _network_policy(
         policy,
         "authz-server-from-proxies",
-        options.namespace,
+        site.server.namespace,
         SERVER_LABELS,
         ingress=_rule(
             "from",
-            [_peer(item.namespace, item.pod_selector) for item in upstreams],
-            [options.port],
+            [_peer(Pods(item.namespace, item.pod_selector)) for item in upstreams],
+            [site.server.port],
         ),
     )
 
@@ -181,11 +181,11 @@ def _rule(
     }
 
 
-def _peer(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def _peer(pods: Pods) -> dict[str, Any]:
     # One entry with both selectors means AND; two entries would mean OR.
     return {
-        "namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: namespace}},
-        **({"podSelector": _selector(labels)} if labels else {}),
+        "namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: pods.namespace}},
+        **({"podSelector": _selector(pods.labels)} if pods.labels else {}),
     }
 
 

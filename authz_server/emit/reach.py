@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from authz_server.emit.manifest import EmitOptions, Mesh
 from authz_server.operations.actions import Action
 from authz_server.policy.model import AccessPolicy, Group, Upstream, UpstreamKind
+from authz_server.site.model import Mesh, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,7 @@ class Reach:
     ports: tuple[int, ...]
 
 
-def reaches(
-    policy: AccessPolicy, upstream: Upstream, options: EmitOptions
-) -> tuple[Reach, ...]:
+def reaches(policy: AccessPolicy, upstream: Upstream, site: Site) -> tuple[Reach, ...]:
     """Return who reaches `upstream`, by the group's name.
 
     Coarser than the policy by nature: a packet filter sees neither action nor model.
@@ -37,33 +35,31 @@ def reaches(
             for name in grant.to:
                 actions.setdefault(name, set()).update(granted)
     return tuple(
-        Reach(policy.groups[name], upstream, _ports(upstream, granted, options))
+        Reach(policy.groups[name], upstream, _ports(upstream, granted, site))
         for name, granted in sorted(actions.items())
         if granted
     )
 
 
-def upstream_ports(upstream: Upstream, options: EmitOptions) -> tuple[int, ...]:
+def upstream_ports(upstream: Upstream, site: Site) -> tuple[int, ...]:
     """Return the ports on which `upstream` serves anything but metrics."""
-    if options.mesh is Mesh.NONE:
-        return (options.envoy_port,)
+    if site.mesh is not Mesh.SIDECAR:
+        return (site.ports.envoy,)
     if upstream.kind is UpstreamKind.DATASET:
-        return (options.dataset_port,)
+        return (site.ports.dataset,)
     if upstream.kind is UpstreamKind.OPENAI:
-        return (options.openai_port,)
-    return (options.triton_http_port, options.triton_grpc_port)
+        return (site.ports.openai,)
+    return (site.ports.triton_http, site.ports.triton_grpc)
 
 
-def _ports(
-    upstream: Upstream, actions: set[Action], options: EmitOptions
-) -> tuple[int, ...]:
+def _ports(upstream: Upstream, actions: set[Action], site: Site) -> tuple[int, ...]:
     if upstream.kind is UpstreamKind.OPENAI:
         # It serves metrics beside everything else.
-        return upstream_ports(upstream, options)
+        return upstream_ports(upstream, site)
     ports: tuple[int, ...] = ()
     if actions != {Action.METRICS}:
-        ports = upstream_ports(upstream, options)
+        ports = upstream_ports(upstream, site)
     if Action.METRICS in actions:
-        metrics = (options.triton_metrics_port,)
-        ports += metrics if options.mesh is Mesh.SIDECAR else (options.envoy_port,)
+        metrics = (site.ports.triton_metrics,)
+        ports += metrics if site.mesh is Mesh.SIDECAR else (site.ports.envoy,)
     return tuple(sorted(set(ports)))

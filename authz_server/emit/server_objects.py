@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from authz_server.emit import yaml_text
 from authz_server.emit.manifest import (
-    SERVER,
     SERVER_LABELS,
-    EmitOptions,
-    Mesh,
     Object,
     deployed,
     metadata,
@@ -19,8 +18,11 @@ from authz_server.emit.manifest import (
 from authz_server.errors import PolicyError
 from authz_server.identity.spiffe_id import SCHEME
 from authz_server.policy.model import AccessPolicy
+from authz_server.site.model import SERVER, Mesh, Site
 
-CONFIG_DIRECTORY: Final = "/etc/authz-server"
+CONFIG_FILE: Final = "/etc/authz-server/config/config.yaml"
+POLICY_DIRECTORY: Final = "/etc/authz-server/policy"
+POLICY_CONFIG_MAP: Final = f"{SERVER}-policy"
 TLS_DIRECTORY: Final = "/run/authz-server/tls"
 TLS_SECRET: Final = "authz-server-tls"  # noqa: S105 - a Secret's name
 USER_ID: Final = 65532
@@ -32,45 +34,56 @@ MAX_CONFIG_BYTES: Final = 1_000_000
 """A ConfigMap holds 1 MiB in all (Kubernetes API), names and configuration included."""
 
 
-def server_objects(policy: AccessPolicy, options: EmitOptions) -> tuple[Object, ...]:
+def server_objects(
+    policy: AccessPolicy, site: Site, parts: Mapping[str, str]
+) -> tuple[Object, ...]:
     """Return what runs the server, in the order in which it must be created.
 
+    Args:
+        parts: the policy's own files by name; the server reads them from a ConfigMap.
+
     Raises:
-        PolicyError: if the policy file is too large for a ConfigMap.
+        PolicyError: if the policy is too large for a ConfigMap.
     """
-    if len(options.policy_text.encode()) > MAX_CONFIG_BYTES:
+    if sum(len(text.encode()) for text in parts.values()) > MAX_CONFIG_BYTES:
         raise PolicyError(
-            "the policy file is too large for a ConfigMap (1 MiB); split it, or mount "
-            "it from a volume instead"
+            "the policy is too large for a ConfigMap (1 MiB); let the server fetch it "
+            "as a bundle, or mount it from a volume"
         )
-    config = config_text(policy, options)
+    config = config_text(policy, site)
     return (
-        _namespace(policy, options),
+        _namespace(policy, site),
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": metadata(policy, SERVER, options.namespace),
+            "metadata": metadata(policy, SERVER, site.server.namespace),
             "automountServiceAccountToken": False,
         },
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": metadata(policy, SERVER, options.namespace),
-            "data": {"config.yaml": config, "policy.yaml": options.policy_text},
+            "metadata": metadata(policy, SERVER, site.server.namespace),
+            "data": {"config.yaml": config},
         },
-        _deployment(policy, options, config),
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata(policy, POLICY_CONFIG_MAP, site.server.namespace),
+            "data": dict(sorted(parts.items())),
+        },
+        _deployment(policy, site, _digest(config, parts)),
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": metadata(policy, SERVER, options.namespace, SERVER_LABELS),
+            "metadata": metadata(policy, SERVER, site.server.namespace, SERVER_LABELS),
             "spec": {
                 "selector": dict(SERVER_LABELS),
                 "ports": [
                     {
                         "name": PORT_NAME,
                         "protocol": "TCP",
-                        "port": options.port,
-                        "targetPort": options.port,
+                        "port": site.server.port,
+                        "targetPort": site.server.port,
                     }
                 ],
             },
@@ -78,7 +91,7 @@ def server_objects(policy: AccessPolicy, options: EmitOptions) -> tuple[Object, 
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": metadata(policy, SERVER, options.namespace),
+            "metadata": metadata(policy, SERVER, site.server.namespace),
             "spec": {
                 "minAvailable": 1,
                 "selector": {"matchLabels": dict(SERVER_LABELS)},
@@ -87,17 +100,17 @@ def server_objects(policy: AccessPolicy, options: EmitOptions) -> tuple[Object, 
     )
 
 
-def config_text(policy: AccessPolicy, options: EmitOptions) -> str:
+def config_text(policy: AccessPolicy, site: Site) -> str:
     """Return the server's configuration file.
 
     Plaintext only on loopback, where the sidecar hands over what it has decrypted.
     Otherwise mTLS, and only the upstreams' own proxies may ask.
     """
     proxies = [SCHEME + name for name in proxy_principals(policy)]
-    listen: dict[str, Any] = {"address": f"tcp://127.0.0.1:{options.port}"}
-    if options.mesh is Mesh.NONE:
+    listen: dict[str, Any] = {"address": f"tcp://127.0.0.1:{site.server.port}"}
+    if site.mesh is Mesh.NONE:
         listen = {
-            "address": f"tcp://0.0.0.0:{options.port}",
+            "address": f"tcp://0.0.0.0:{site.server.port}",
             "tls": {
                 "certificate": f"{TLS_DIRECTORY}/tls.crt",
                 "key": f"{TLS_DIRECTORY}/tls.key",
@@ -108,7 +121,7 @@ def config_text(policy: AccessPolicy, options: EmitOptions) -> str:
     return yaml_text.document(
         {
             "listen": listen,
-            "policy": {"file": f"{CONFIG_DIRECTORY}/policy.yaml"},
+            "policy": {"file": POLICY_DIRECTORY},
             # Envoy verifies the chain; bundles of our own are not mounted here.
             "identity": {"chain": "proxy"},
             "audit": {"file": "-"},
@@ -135,14 +148,14 @@ def proxy_principals(policy: AccessPolicy) -> list[str]:
     return sorted(principals)
 
 
-def _namespace(policy: AccessPolicy, options: EmitOptions) -> Object:
+def _namespace(policy: AccessPolicy, site: Site) -> Object:
     modes = ("enforce", "audit", "warn")
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": metadata(
             policy,
-            options.namespace,
+            site.server.namespace,
             labels={
                 f"pod-security.kubernetes.io/{mode}": "restricted" for mode in modes
             },
@@ -150,16 +163,20 @@ def _namespace(policy: AccessPolicy, options: EmitOptions) -> Object:
     }
 
 
-def _deployment(policy: AccessPolicy, options: EmitOptions, config: str) -> Object:
+def _digest(config: str, parts: Mapping[str, str]) -> str:
     # A pod reads its configuration when it starts: new text, new pods.
-    digest = hashlib.sha256(f"{config}\0{options.policy_text}".encode()).hexdigest()
+    words = [config, *(word for part in sorted(parts.items()) for word in part)]
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+def _deployment(policy: AccessPolicy, site: Site, digest: str) -> Object:
     inject = {"sidecar.istio.io/inject": "true"}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(policy, SERVER, options.namespace, SERVER_LABELS),
+        "metadata": metadata(policy, SERVER, site.server.namespace, SERVER_LABELS),
         "spec": {
-            "replicas": options.replicas,
+            "replicas": site.server.replicas,
             "selector": {"matchLabels": dict(SERVER_LABELS)},
             "strategy": {
                 "type": "RollingUpdate",
@@ -169,22 +186,23 @@ def _deployment(policy: AccessPolicy, options: EmitOptions, config: str) -> Obje
                 "metadata": {
                     "labels": {
                         **SERVER_LABELS,
-                        **(inject if options.mesh is Mesh.SIDECAR else {}),
+                        **(inject if site.mesh is Mesh.SIDECAR else {}),
                     },
                     "annotations": {"checksum/config": digest},
                 },
-                "spec": _pod(options),
+                "spec": _pod(site),
             },
         },
     }
 
 
-def _pod(options: EmitOptions) -> dict[str, Any]:
+def _pod(site: Site) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "config", "configMap": {"name": SERVER}},
+        {"name": "policy", "configMap": {"name": POLICY_CONFIG_MAP}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
     ]
-    if options.mesh is Mesh.NONE:
+    if site.mesh is Mesh.NONE:
         volumes.append(
             {"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}}
         )
@@ -210,27 +228,31 @@ def _pod(options: EmitOptions) -> dict[str, Any]:
                 "labelSelector": {"matchLabels": dict(SERVER_LABELS)},
             }
         ],
-        "containers": [_container(options)],
+        "containers": [_container(site)],
         "volumes": volumes,
     }
 
 
-def _container(options: EmitOptions) -> dict[str, Any]:
-    config_file = f"{CONFIG_DIRECTORY}/config.yaml"
+def _container(site: Site) -> dict[str, Any]:
     # The kubelet's gRPC probe speaks no mTLS and can't reach a loopback listener.
-    health = ["authz-server", "health", "--config", config_file]
+    health = ["authz-server", "health", "--config", CONFIG_FILE]
     mounts: list[dict[str, Any]] = [
-        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {
+            "name": "config",
+            "mountPath": str(PurePosixPath(CONFIG_FILE).parent),
+            "readOnly": True,
+        },
+        {"name": "policy", "mountPath": POLICY_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own volume
     ]
-    if options.mesh is Mesh.NONE:
+    if site.mesh is Mesh.NONE:
         mounts.append({"name": "tls", "mountPath": TLS_DIRECTORY, "readOnly": True})
     return {
         "name": SERVER,
-        "image": options.image,
-        "command": ["authz-server", "serve", "--config", config_file],
+        "image": site.server.image,
+        "command": ["authz-server", "serve", "--config", CONFIG_FILE],
         "ports": [
-            {"name": PORT_NAME, "containerPort": options.port, "protocol": "TCP"}
+            {"name": PORT_NAME, "containerPort": site.server.port, "protocol": "TCP"}
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,

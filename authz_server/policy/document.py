@@ -305,8 +305,8 @@ def _read_policy(
     top = problems.fields(
         root, "the policy", ("apiVersion", "kind", "metadata", "spec"), ()
     )
-    _constant(problems, top.get("apiVersion"), "apiVersion", API_VERSION)
-    _constant(problems, top.get("kind"), "kind", KIND)
+    read_constant(problems, top.get("apiVersion"), "apiVersion", API_VERSION)
+    read_constant(problems, top.get("kind"), "kind", KIND)
     name = ""
     if "metadata" in top:
         metadata = problems.fields(top["metadata"], "metadata", ("name",), ())
@@ -383,7 +383,10 @@ def _prove(problems: Problems, policy: AccessPolicy, node: Node | None) -> None:
             )
 
 
-def _constant(problems: Problems, node: Node | None, what: str, expected: str) -> None:
+def read_constant(
+    problems: Problems, node: Node | None, what: str, expected: str
+) -> None:
+    """Note a problem if `node` is there and not `expected`."""
     scalar = problems.string(node, what)
     if scalar is not None and scalar.text != expected:
         problems.add(scalar, f"{what} is {scalar.text!r}", f"write {expected}")

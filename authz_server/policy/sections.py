@@ -77,6 +77,29 @@ def read_named(
     return values
 
 
+def read_labels(problems: Problems, node: Node | None) -> dict[str, str]:
+    """Return a pod selector: labels that Kubernetes would take."""
+    if node is None:
+        return {}
+    labels: dict[str, str] = {}
+    entries = problems.entries(node, "podSelector")
+    if not entries:
+        problems.add(node, "podSelector is empty", "leave the key out")
+    for key, value in entries:
+        label = problems.string(value, f"label {key.text!r}")
+        prefix, slash, name = key.text.rpartition("/")
+        if not _is_label(name) or (slash and _HOST.fullmatch(prefix) is None):
+            problems.add(key, f"{key.text!r} is not a label key", "write e.g. app")
+        if label is None:
+            continue
+        if not _is_label(label.text):
+            problems.add(
+                label, f"{label.text!r} is not a label value", "write e.g. triton"
+            )
+        labels[key.text] = label.text
+    return labels
+
+
 class SectionReader:
     """Reads upstreams and groups of a policy with these trust domains.
 
@@ -134,7 +157,7 @@ class SectionReader:
             name=name,
             kind=kind or UpstreamKind.TRITON,
             namespace=self._optional_name(fields.get("namespace"), "namespace"),
-            pod_selector=self._pod_selector(fields.get("podSelector")),
+            pod_selector=read_labels(self._problems, fields.get("podSelector")),
             service_account=self._optional_name(
                 fields.get("serviceAccount"), "serviceAccount"
             ),
@@ -223,29 +246,6 @@ class SectionReader:
                     f"path {path.text!r} and that of dataset {other!r} overlap",
                     "a path belongs to one dataset; choose another",
                 )
-
-    def _pod_selector(self, node: Node | None) -> dict[str, str]:
-        if node is None:
-            return {}
-        labels: dict[str, str] = {}
-        entries = self._problems.entries(node, "podSelector")
-        if not entries:
-            self._problems.add(node, "podSelector is empty", "leave the key out")
-        for key, value in entries:
-            label = self._problems.string(value, f"label {key.text!r}")
-            prefix, slash, name = key.text.rpartition("/")
-            if not _is_label(name) or (slash and _HOST.fullmatch(prefix) is None):
-                self._problems.add(
-                    key, f"{key.text!r} is not a label key", "write e.g. app"
-                )
-            if label is None:
-                continue
-            if not _is_label(label.text):
-                self._problems.add(
-                    label, f"{label.text!r} is not a label value", "write e.g. triton"
-                )
-            labels[key.text] = label.text
-        return labels
 
     # Groups.
 
@@ -345,7 +345,7 @@ class SectionReader:
         )
         workload = Workload(
             namespace=self._optional_name(fields.get("namespace"), "namespace"),
-            pod_selector=self._pod_selector(fields.get("podSelector")),
+            pod_selector=read_labels(self._problems, fields.get("podSelector")),
             service_account=self._optional_name(
                 fields.get("serviceAccount"), "serviceAccount"
             ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from authz_server.emit.istio import emit_istio
-from authz_server.emit.kubernetes import emit_kubernetes
-from authz_server.emit.manifest import EmitOptions, Mesh
+from authz_server.emit import TARGET_NAMES
+from authz_server.emit.targets import Source, emit
 from authz_server.policy.document import load_policy
+from authz_server.site.document import load_site
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "plant-7.yaml"
@@ -15,22 +15,20 @@ EXAMPLE = ROOT / "examples" / "plant-7.yaml"
 
 def test_the_manifests_are_what_is_emitted_for_the_example() -> None:
     policy = load_policy(EXAMPLE)
-    options = EmitOptions(EXAMPLE.read_text(encoding="utf-8"), mesh=Mesh.SIDECAR)
+    site = load_site(EXAMPLE.with_name("plant-7-site.yaml"), policy)
+    parts = {EXAMPLE.name: EXAMPLE.read_text(encoding="utf-8")}
     emitted = {
-        f"{target}/{manifest.name}": manifest.text.encode()
-        for target, manifests in (
-            ("kubernetes", emit_kubernetes(policy, options)),
-            ("istio", emit_istio(policy, options)),
-        )
-        for manifest in manifests
+        name: manifest.text.encode()
+        for name, manifest in emit(Source(policy, site, parts), TARGET_NAMES).items()
     }
     folder = ROOT / "manifests"
 
     kept = {
-        f"{path.parent.name}/{path.name}": path.read_bytes()
-        for path in folder.glob("*/*.yaml")
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
     }
 
-    hint = "run: authz-server emit kubernetes istio --policy EXAMPLE --out manifests"
+    hint = "run: make manifests"
     assert sorted(kept) == sorted(emitted), hint
     assert kept == emitted, hint

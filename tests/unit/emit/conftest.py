@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from authz_server.emit.manifest import EmitOptions, Manifest, Mesh
+from authz_server.emit.manifest import Manifest
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.spiffe_pattern import SpiffePattern
 from authz_server.operations.actions import Action
@@ -23,6 +23,7 @@ from authz_server.policy.model import (
     UserClaim,
     Workload,
 )
+from authz_server.site.model import Mesh, Site
 
 Objects: TypeAlias = list[Mapping[str, Any]]
 
@@ -129,19 +130,19 @@ def with_groups(policy: AccessPolicy) -> Callable[..., AccessPolicy]:
 
 
 @pytest.fixture
-def plain() -> EmitOptions:
-    return EmitOptions(policy_text="kind: AccessPolicy\n")
+def plain() -> Site:
+    return Site()
 
 
 @pytest.fixture
-def mesh(plain: EmitOptions) -> EmitOptions:
+def mesh(plain: Site) -> Site:
     return replace(plain, mesh=Mesh.SIDECAR)
 
 
 @pytest.fixture
 def applied() -> Callable[[Sequence[Manifest]], Objects]:
     def collect(manifests: Sequence[Manifest]) -> Objects:
-        return [item for m in manifests if m.is_applied for item in m.objects]
+        return [item for m in manifests for item in m.objects]
 
     return collect
 

@@ -62,10 +62,40 @@ def test_both_targets_mean_application_ports(
     assert "port: 8443" not in printed
 
 
-def test_the_image_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    run("kubernetes", "--policy", EXAMPLE, "--image", "authz:9")
+def test_the_site_says_what_the_policy_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "{apiVersion: authz.edge/v1, kind: Site, metadata: {name: s},"
+        ' spec: {server: {image: "authz:9"}}}'
+    )
+
+    run("kubernetes", "--policy", EXAMPLE, "--site", site)
 
     assert 'image: "authz:9"' in capsys.readouterr().out
+
+
+def test_a_policy_in_parts_becomes_one_config_map_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, tail = EXAMPLE.read_text().split("  grants:\n")
+    (tmp_path / "10-base.yaml").write_text(head)
+    top = head.split("  trustDomain:")[0]
+    (tmp_path / "20-grants.yaml").write_text(f"{top}  grants:\n{tail}")
+
+    run("kubernetes", "--policy", tmp_path)
+
+    printed = capsys.readouterr().out
+    assert "  10-base.yaml: |" in printed.replace('"', "")
+    assert "  20-grants.yaml: |" in printed.replace('"', "")
+
+
+def test_a_part_that_no_config_map_could_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a b.yaml").write_text(EXAMPLE.read_text())
+
+    with pytest.raises(PolicyError, match=r"a b\.yaml: a ConfigMap can't have"):
+        run("kubernetes", "--policy", tmp_path)
 
 
 def test_files_just_written_pass_the_check(
@@ -138,7 +168,7 @@ def test_a_policy_file_that_vanishes_while_read_is_named(
 
     monkeypatch.setattr(document, "load_policy", load_and_remove)
 
-    with pytest.raises(PolicyError, match=r"policy\.yaml: cannot be read"):
+    with pytest.raises(PolicyError, match=r"policy\.yaml:1:1: cannot read"):
         run("istio", "--policy", path)
 
 

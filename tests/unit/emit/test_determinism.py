@@ -6,10 +6,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from authz_server.emit.istio import emit_istio
-from authz_server.emit.kubernetes import emit_kubernetes
-from authz_server.emit.manifest import EmitOptions
+from emission import PARTS
+
+from authz_server.emit import TARGET_NAMES
+from authz_server.emit.targets import TARGETS, Source
 from authz_server.policy.model import AccessPolicy, Upstream
+from authz_server.site.model import Site
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "plant-7.yaml"
@@ -44,7 +46,7 @@ def test_the_hash_seed_changes_no_byte() -> None:
 
 
 def test_the_order_of_the_policys_sections_changes_no_byte(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     def upside_down(upstream: Upstream) -> Upstream:
         selector = dict(reversed([*upstream.pod_selector.items(), ("tier", "gpu")]))
@@ -65,6 +67,13 @@ def test_the_order_of_the_policys_sections_changes_no_byte(
         grants=tuple(reversed(policy.grants)),
     )
 
-    for emit in (emit_kubernetes, emit_istio):
-        texts = [[m.text for m in emit(item, mesh)] for item in (one, other)]
+    for target in TARGET_NAMES:
+        texts = [
+            [m.text for m in TARGETS[target](Source(item, mesh, PARTS))]
+            for item in (one, other)
+        ]
         assert texts[0] == texts[1]
+
+
+def test_every_target_that_the_command_line_names_is_there() -> None:
+    assert tuple(TARGETS) == TARGET_NAMES

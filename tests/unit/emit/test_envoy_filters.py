@@ -18,22 +18,22 @@ from authz_server.emit.envoy_filters import (
     envoy_filter,
 )
 from authz_server.emit.istio import emit_istio
-from authz_server.emit.manifest import EmitOptions
 from authz_server.policy.model import AccessPolicy
+from authz_server.site.model import Site
 
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 TYPES = "type.googleapis.com/envoy.extensions.filters."
 
 
 def patches(
-    policy: AccessPolicy, options: EmitOptions, upstream: str = "triton"
+    policy: AccessPolicy, options: Site, upstream: str = "triton"
 ) -> list[dict[str, Any]]:
     made = envoy_filter(policy, policy.upstreams[upstream], options)
     found: list[dict[str, Any]] = copy.deepcopy(made["spec"]["configPatches"])
     return found
 
 
-def bootstrap(policy: AccessPolicy, options: EmitOptions) -> dict[str, Any]:
+def bootstrap(policy: AccessPolicy, options: Site) -> dict[str, Any]:
     """An inbound chain as istiod writes it, with the patches applied."""
     merge, *inserts = [item["patch"]["value"] for item in patches(policy, options)]
     generated = {
@@ -113,7 +113,7 @@ def validate(
 
 @pytest.mark.envoy
 def test_envoy_accepts_the_patched_chain(
-    policy: AccessPolicy, mesh: EmitOptions, tmp_path: Path
+    policy: AccessPolicy, mesh: Site, tmp_path: Path
 ) -> None:
     result = validate(bootstrap(policy, mesh), tmp_path)
 
@@ -123,7 +123,7 @@ def test_envoy_accepts_the_patched_chain(
 @pytest.mark.envoy
 @pytest.mark.parametrize("part", ["filter", "route"])
 def test_envoy_would_refuse_a_misspelt_field_in_a_patch(
-    policy: AccessPolicy, mesh: EmitOptions, tmp_path: Path, part: str
+    policy: AccessPolicy, mesh: Site, tmp_path: Path, part: str
 ) -> None:
     config = bootstrap(policy, mesh)
     [listener] = config["static_resources"]["listeners"]
@@ -157,25 +157,21 @@ def test_triton_is_asked_with_certificate_raw_headers_and_the_whole_body(
     }
 
 
-def test_a_dataset_is_asked_without_body(
-    policy: AccessPolicy, mesh: EmitOptions
-) -> None:
+def test_a_dataset_is_asked_without_body(policy: AccessPolicy, mesh: Site) -> None:
     [merge] = patches(policy, mesh, "images")
 
     assert merge["applyTo"] == "HTTP_FILTER"
     assert "with_request_body" not in merge["patch"]["value"]["typed_config"]
 
 
-def test_patches_touch_inbound_traffic_only(
-    policy: AccessPolicy, mesh: EmitOptions
-) -> None:
+def test_patches_touch_inbound_traffic_only(policy: AccessPolicy, mesh: Site) -> None:
     contexts = {item["match"]["context"] for item in patches(policy, mesh)}
 
     assert contexts == {"SIDECAR_INBOUND"}
 
 
 def test_a_stream_is_asked_about_before_its_end(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     _, stream, _ = patches(policy, mesh)
 
@@ -191,7 +187,7 @@ def test_a_stream_is_asked_about_before_its_end(
 
 
 def test_an_inserted_route_leads_where_the_ports_own_route_leads(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     _, *inserted = patches(policy, mesh)
 
@@ -206,7 +202,7 @@ def test_an_inserted_route_leads_where_the_ports_own_route_leads(
 
 
 def test_no_inserted_route_switches_the_check_off(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     _, *inserted = patches(policy, mesh)
 
@@ -243,7 +239,7 @@ def test_other_http_calls_are_checked_with_their_body(path: str) -> None:
 
 
 def test_the_comment_says_what_the_limit_means(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     [manifest] = [
         item for item in emit_istio(policy, mesh) if item.name == "envoy-filters.yaml"

@@ -6,19 +6,21 @@ from typing import Any
 
 import pytest
 import yaml
+from emission import PARTS
 
 from authz_server.emit.istio import emit_istio
 from authz_server.emit.kubernetes import emit_kubernetes
-from authz_server.emit.manifest import EmitOptions, Manifest
+from authz_server.emit.manifest import Manifest
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.operations.actions import Action
 from authz_server.policy.model import AccessPolicy, Grant, Group, Role
+from authz_server.site.model import Istio, Server, Site
 
 Comment = Callable[[Sequence[Manifest], str], str]
 Objects = dict[tuple[str, str, str], Mapping[str, Any]]
 
 
-def emit(policy: AccessPolicy, options: EmitOptions) -> Objects:
+def emit(policy: AccessPolicy, options: Site) -> Objects:
     return {
         (
             item["kind"],
@@ -26,12 +28,12 @@ def emit(policy: AccessPolicy, options: EmitOptions) -> Objects:
             item["metadata"]["name"],
         ): item["spec"]
         for manifest in emit_istio(policy, options)
-        if manifest.is_applied
+        if manifest.objects
         for item in manifest.objects
     }
 
 
-def mesh_config(policy: AccessPolicy, options: EmitOptions) -> dict[str, Any]:
+def mesh_config(policy: AccessPolicy, options: Site) -> dict[str, Any]:
     [manifest] = [
         item for item in emit_istio(policy, options) if item.name == "mesh-config.yaml"
     ]
@@ -39,7 +41,7 @@ def mesh_config(policy: AccessPolicy, options: EmitOptions) -> dict[str, Any]:
     return content
 
 
-def mirror(policy: AccessPolicy, options: EmitOptions) -> Mapping[str, Any] | None:
+def mirror(policy: AccessPolicy, options: Site) -> Mapping[str, Any] | None:
     key = ("AuthorizationPolicy", "inference", "triton-callers")
     return emit(policy, options).get(key)
 
@@ -55,14 +57,14 @@ def principals(spec: Mapping[str, Any] | None) -> list[str]:
 
 
 def test_without_sidecars_there_is_nothing_to_emit(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     with pytest.raises(ValueError, match="needs mesh mode 'sidecar'"):
         emit_istio(policy, plain)
 
 
 def test_every_upstream_namespace_takes_mtls_only(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     objects = emit(policy, mesh)
 
@@ -72,7 +74,7 @@ def test_every_upstream_namespace_takes_mtls_only(
 
 
 def test_every_call_to_an_upstream_asks_the_server(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     spec = emit(policy, mesh)["AuthorizationPolicy", "inference", "triton-authz-server"]
 
@@ -85,9 +87,13 @@ def test_every_call_to_an_upstream_asks_the_server(
 
 
 def test_the_provider_has_one_name_and_is_the_emitted_service(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
-    options = replace(mesh, provider="gatekeeper", namespace="guard", port=9292)
+    options = replace(
+        mesh,
+        istio=Istio(provider="gatekeeper"),
+        server=Server(namespace="guard", port=9292),
+    )
 
     [provider] = mesh_config(policy, options)["extensionProviders"]
     used = {
@@ -97,7 +103,7 @@ def test_the_provider_has_one_name_and_is_the_emitted_service(
     }
     [service] = [
         item
-        for manifest in emit_kubernetes(policy, options)
+        for manifest in emit_kubernetes(policy, options, PARTS)
         for item in manifest.objects
         if item["kind"] == "Service"
     ]
@@ -114,7 +120,7 @@ def test_the_provider_has_one_name_and_is_the_emitted_service(
 
 
 def test_the_mesh_configuration_is_no_kubernetes_object(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     *_, kustomization = emit_istio(policy, mesh)
 
@@ -124,7 +130,7 @@ def test_the_mesh_configuration_is_no_kubernetes_object(
 
 
 def test_the_mirror_lists_callers_by_principal_and_port(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     assert mirror(policy, mesh) == {
         "selector": {"matchLabels": {"app": "triton"}},
@@ -141,7 +147,7 @@ def test_the_mirror_lists_callers_by_principal_and_port(
 
 
 def test_a_metrics_grant_opens_its_port_in_the_mirror(
-    policy: AccessPolicy, mesh: EmitOptions, role: Callable[..., Role]
+    policy: AccessPolicy, mesh: Site, role: Callable[..., Role]
 ) -> None:
     changed = replace(
         policy,
@@ -158,7 +164,7 @@ def test_a_metrics_grant_opens_its_port_in_the_mirror(
 def test_any_account_of_a_namespace_is_a_prefix_in_the_mirror(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    mesh: EmitOptions,
+    mesh: Site,
     comment: Comment,
 ) -> None:
     spiffe = [
@@ -180,7 +186,7 @@ def test_any_account_of_a_namespace_is_a_prefix_in_the_mirror(
 def test_a_federated_caller_keeps_its_trust_domain(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    mesh: EmitOptions,
+    mesh: Site,
     comment: Comment,
 ) -> None:
     changed = with_groups(group("g", ["spiffe://supplier.example/ns/a/sa/b"]))
@@ -195,7 +201,7 @@ def test_a_federated_caller_keeps_its_trust_domain(
 
 
 def test_a_federated_domain_without_granted_callers_stays_out_of_the_mesh(
-    policy: AccessPolicy, mesh: EmitOptions, comment: Comment
+    policy: AccessPolicy, mesh: Site, comment: Comment
 ) -> None:
     assert "trustDomainAliases" not in mesh_config(policy, mesh)
     assert "No grant reaches a caller of supplier.example" in comment(
@@ -204,7 +210,7 @@ def test_a_federated_domain_without_granted_callers_stays_out_of_the_mesh(
 
 
 def test_without_federation_the_mesh_configuration_says_nothing_of_it(
-    policy: AccessPolicy, mesh: EmitOptions, comment: Comment
+    policy: AccessPolicy, mesh: Site, comment: Comment
 ) -> None:
     alone = replace(policy, federates_with=())
 
@@ -227,7 +233,7 @@ def test_without_federation_the_mesh_configuration_says_nothing_of_it(
 def test_one_caller_that_istio_cannot_tell_leaves_the_upstream_without_mirror(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    mesh: EmitOptions,
+    mesh: Site,
     comment: Comment,
     spiffe: str,
 ) -> None:
@@ -241,7 +247,7 @@ def test_one_caller_that_istio_cannot_tell_leaves_the_upstream_without_mirror(
 
 
 def test_users_leave_the_upstream_without_mirror(
-    policy: AccessPolicy, mesh: EmitOptions, comment: Comment
+    policy: AccessPolicy, mesh: Site, comment: Comment
 ) -> None:
     assert ("AuthorizationPolicy", "data", "images-callers") not in emit(policy, mesh)
     text = comment(emit_istio(policy, mesh), "authorization-policies.yaml")
@@ -252,7 +258,7 @@ def test_users_leave_the_upstream_without_mirror(
 def test_a_foreign_trust_domain_of_istios_own_name_leaves_no_mirror(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    mesh: EmitOptions,
+    mesh: Site,
 ) -> None:
     changed = with_groups(group("g", ["spiffe://cluster.local/ns/a/sa/b"]))
 
@@ -262,7 +268,7 @@ def test_a_foreign_trust_domain_of_istios_own_name_leaves_no_mirror(
 
 
 def test_an_upstream_that_nobody_may_reach_allows_nobody(
-    policy: AccessPolicy, mesh: EmitOptions, comment: Comment
+    policy: AccessPolicy, mesh: Site, comment: Comment
 ) -> None:
     changed = replace(policy, grants=())
 
@@ -274,9 +280,7 @@ def test_an_upstream_that_nobody_may_reach_allows_nobody(
     assert "Upstream triton: nobody has a grant" in text
 
 
-def test_no_principal_carries_the_scheme(
-    policy: AccessPolicy, mesh: EmitOptions
-) -> None:
+def test_no_principal_carries_the_scheme(policy: AccessPolicy, mesh: Site) -> None:
     found = [
         name
         for (kind, _, _), spec in emit(policy, mesh).items()
@@ -290,7 +294,7 @@ def test_no_principal_carries_the_scheme(
 
 
 def test_only_the_upstreams_proxies_may_ask_the_server(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     objects = emit(policy, mesh)
 
@@ -306,7 +310,7 @@ def test_only_the_upstreams_proxies_may_ask_the_server(
 
 
 def test_the_servers_sidecar_hands_over_on_loopback(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     spec = emit(policy, mesh)["Sidecar", "authz-system", "authz-server"]
 
@@ -319,7 +323,7 @@ def test_the_servers_sidecar_hands_over_on_loopback(
 
 
 def test_an_upstream_without_pod_labels_is_its_whole_namespace(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     triton = replace(policy.upstreams["triton"], pod_selector={})
     changed = replace(policy, upstreams={"triton": triton}, grants=())
@@ -333,7 +337,7 @@ def test_an_upstream_without_pod_labels_is_its_whole_namespace(
 
 
 def test_the_comment_says_what_stays_with_the_server(
-    policy: AccessPolicy, mesh: EmitOptions, comment: Comment
+    policy: AccessPolicy, mesh: Site, comment: Comment
 ) -> None:
     text = comment(emit_istio(policy, mesh), "authorization-policies.yaml")
 

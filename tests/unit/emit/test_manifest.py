@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from authz_server.emit.manifest import (
-    Manifest,
     check_unique,
     deployed,
     dns_name,
     kustomization,
     metadata,
+    objects_file,
+    settings_file,
 )
 from authz_server.errors import PolicyError
 from authz_server.policy.model import AccessPolicy
@@ -83,8 +84,8 @@ def test_one_name_in_two_namespaces_is_fine() -> None:
 
 def test_the_kustomization_lists_what_kubectl_can_apply() -> None:
     files = (
-        Manifest("a.yaml", ("x",), ({"kind": "A"},)),
-        Manifest("mesh.yaml", ("x",), ({"b": 1},), is_applied=False),
+        objects_file("a.yaml", ("x",), ({"kind": "A"},)),
+        settings_file("mesh.yaml", ("x",), {"b": 1}),
     )
 
     content = yaml.safe_load(kustomization(files).text)

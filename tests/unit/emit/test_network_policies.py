@@ -7,22 +7,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from emission import PARTS
 
 from authz_server.emit.kubernetes import emit_kubernetes
-from authz_server.emit.manifest import EmitOptions, Manifest, Mesh
+from authz_server.emit.manifest import Manifest
 from authz_server.emit.network_policies import managed_namespaces
 from authz_server.errors import PolicyError
 from authz_server.operations.actions import Action
 from authz_server.policy.model import AccessPolicy, Grant, Group, Role
+from authz_server.site.model import Cluster, Mesh, Site
 
 Policies = dict[tuple[str, str], Mapping[str, Any]]
 Comment = Callable[[Sequence[Manifest], str], str]
 
 
-def emit(policy: AccessPolicy, options: EmitOptions) -> Policies:
+def emit(policy: AccessPolicy, options: Site) -> Policies:
     return {
         (item["metadata"]["namespace"], item["metadata"]["name"]): item["spec"]
-        for manifest in emit_kubernetes(policy, options)
+        for manifest in emit_kubernetes(policy, options, PARTS)
         for item in manifest.objects
         if item["kind"] == "NetworkPolicy"
     }
@@ -49,7 +51,7 @@ def ports(rule: Mapping[str, Any]) -> list[int]:
 
 
 def test_every_namespace_of_the_policy_denies_by_default(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     specs = emit(policy, plain)
 
@@ -61,15 +63,15 @@ def test_every_namespace_of_the_policy_denies_by_default(
 
 
 def test_managed_namespaces_include_those_of_groups_without_a_grant(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     assert "spare" in managed_namespaces(policy, plain)
 
 
 def test_every_namespace_reaches_the_resolver_over_udp_and_tcp(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
-    specs = emit(policy, replace(plain, dns_port=5353))
+    specs = emit(policy, replace(plain, cluster=Cluster(dns_port=5353)))
 
     for namespace in managed_namespaces(policy, plain):
         [rule] = specs[namespace, "allow-dns"]["egress"]
@@ -83,7 +85,7 @@ def test_every_namespace_reaches_the_resolver_over_udp_and_tcp(
 
 
 def test_a_caller_is_namespace_and_pod_label_in_one_entry(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     spec = emit(policy, plain)["inference", "triton-from-cameras"]
 
@@ -96,9 +98,7 @@ def test_a_caller_is_namespace_and_pod_label_in_one_entry(
     ]
 
 
-def test_a_caller_may_leave_for_its_upstream(
-    policy: AccessPolicy, plain: EmitOptions
-) -> None:
+def test_a_caller_may_leave_for_its_upstream(policy: AccessPolicy, plain: Site) -> None:
     spec = emit(policy, plain)["line1", "cameras-to-triton"]
 
     assert spec["podSelector"] == {"matchLabels": {"app": "camera"}}
@@ -111,7 +111,7 @@ def test_a_caller_may_leave_for_its_upstream(
 
 
 def test_in_a_mesh_the_ports_are_the_applications_own(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     specs = emit(policy, mesh)
 
@@ -130,7 +130,7 @@ def test_in_a_mesh_the_ports_are_the_applications_own(
 )
 def test_the_metrics_port_opens_only_with_the_metrics_action(
     policy: AccessPolicy,
-    plain: EmitOptions,
+    plain: Site,
     role: Callable[..., Role],
     actions: list[Action],
     plain_ports: list[int],
@@ -149,7 +149,7 @@ def test_the_metrics_port_opens_only_with_the_metrics_action(
 
 
 def test_a_dataset_upstream_is_treated_alike(
-    policy: AccessPolicy, plain: EmitOptions, mesh: EmitOptions
+    policy: AccessPolicy, plain: Site, mesh: Site
 ) -> None:
     changed = replace(policy, grants=(Grant("reader", ("cameras",), ("images",)),))
 
@@ -160,7 +160,7 @@ def test_a_dataset_upstream_is_treated_alike(
         assert ports(rule) == expected
 
 
-def test_no_rule_is_open_to_anyone(policy: AccessPolicy, mesh: EmitOptions) -> None:
+def test_no_rule_is_open_to_anyone(policy: AccessPolicy, mesh: Site) -> None:
     found = list(rules(emit(policy, mesh)))
 
     assert found
@@ -172,7 +172,7 @@ def test_no_rule_is_open_to_anyone(policy: AccessPolicy, mesh: EmitOptions) -> N
             assert item["podSelector"]["matchLabels"]
 
 
-def test_ports_are_numbers(policy: AccessPolicy, mesh: EmitOptions) -> None:
+def test_ports_are_numbers(policy: AccessPolicy, mesh: Site) -> None:
     found = [port for _, rule in rules(emit(policy, mesh)) for port in ports(rule)]
 
     assert found
@@ -180,7 +180,7 @@ def test_ports_are_numbers(policy: AccessPolicy, mesh: EmitOptions) -> None:
 
 
 def test_policy_types_are_always_written_in_one_order(
-    policy: AccessPolicy, mesh: EmitOptions
+    policy: AccessPolicy, mesh: Site
 ) -> None:
     specs = emit(policy, mesh).values()
 
@@ -190,11 +190,11 @@ def test_policy_types_are_always_written_in_one_order(
 
 @pytest.mark.parametrize("name", ["users", "boxes"])
 def test_a_group_without_pods_gets_no_rule_and_a_comment(
-    policy: AccessPolicy, plain: EmitOptions, comment: Comment, name: str
+    policy: AccessPolicy, plain: Site, comment: Comment, name: str
 ) -> None:
     changed = replace(policy, grants=(Grant("inspector", (name,), ("triton",)),))
 
-    manifests = emit_kubernetes(changed, plain)
+    manifests = emit_kubernetes(changed, plain, PARTS)
 
     assert ("inference", f"triton-from-{name}") not in emit(changed, plain)
     text = comment(manifests, "network-policies.yaml")
@@ -203,7 +203,7 @@ def test_a_group_without_pods_gets_no_rule_and_a_comment(
 
 
 def test_a_group_without_a_grant_gets_no_rule(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     assert not [name for _, name in emit(policy, plain) if "idle" in name]
 
@@ -211,7 +211,7 @@ def test_a_group_without_a_grant_gets_no_rule(
 def test_workloads_of_one_namespace_get_egress_policies_of_their_own(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    plain: EmitOptions,
+    plain: Site,
 ) -> None:
     changed = with_groups(
         group(
@@ -234,7 +234,7 @@ def test_workloads_of_one_namespace_get_egress_policies_of_their_own(
 def test_a_workload_without_labels_is_its_whole_namespace(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    plain: EmitOptions,
+    plain: Site,
 ) -> None:
     spiffe = ["spiffe://factory.example/ns/line1/sa/camera"]
     changed = with_groups(group("cameras", spiffe, [("line1", {}, "camera")]))
@@ -251,7 +251,7 @@ def test_a_workload_without_labels_is_its_whole_namespace(
 def test_a_workload_listed_twice_is_one_peer(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    plain: EmitOptions,
+    plain: Site,
 ) -> None:
     pods = {"app": "camera"}
     changed = with_groups(
@@ -268,7 +268,7 @@ def test_a_workload_listed_twice_is_one_peer(
 
 
 def test_proxies_reach_the_server_and_nobody_else_does(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     specs = emit(policy, plain)
 
@@ -286,7 +286,7 @@ def test_proxies_reach_the_server_and_nobody_else_does(
 
 
 def test_only_in_a_mesh_pods_reach_istiod(
-    policy: AccessPolicy, plain: EmitOptions, mesh: EmitOptions
+    policy: AccessPolicy, plain: Site, mesh: Site
 ) -> None:
     [rule] = emit(policy, mesh)["line1", "allow-istiod"]["egress"]
 
@@ -296,12 +296,12 @@ def test_only_in_a_mesh_pods_reach_istiod(
 
 
 def test_an_upstream_outside_kubernetes_is_named_in_the_comment(
-    policy: AccessPolicy, plain: EmitOptions, comment: Comment
+    policy: AccessPolicy, plain: Site, comment: Comment
 ) -> None:
     images = replace(policy.upstreams["images"], namespace="")
     changed = replace(policy, upstreams={**policy.upstreams, "images": images})
 
-    text = comment(emit_kubernetes(changed, plain), "network-policies.yaml")
+    text = comment(emit_kubernetes(changed, plain, PARTS), "network-policies.yaml")
 
     assert "Upstream images runs outside Kubernetes" in text
     assert not [name for _, name in emit(changed, plain) if "images" in name]
@@ -317,23 +317,23 @@ def test_an_upstream_outside_kubernetes_is_named_in_the_comment(
 def test_ids_that_no_pod_stands_for_are_named_in_the_comment(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    plain: EmitOptions,
+    plain: Site,
     comment: Comment,
     spiffe: str,
     expected: str,
 ) -> None:
     changed = with_groups(group("g", [spiffe], [("line1", {"app": "a"}, "a")]))
 
-    text = comment(emit_kubernetes(changed, plain), "network-policies.yaml")
+    text = comment(emit_kubernetes(changed, plain, PARTS), "network-policies.yaml")
 
     assert f"Group g: of {spiffe}" in text
     assert expected in text
 
 
 def test_ids_that_pods_stand_for_are_not_in_the_comment(
-    policy: AccessPolicy, plain: EmitOptions, comment: Comment
+    policy: AccessPolicy, plain: Site, comment: Comment
 ) -> None:
-    text = comment(emit_kubernetes(policy, plain), "network-policies.yaml")
+    text = comment(emit_kubernetes(policy, plain, PARTS), "network-policies.yaml")
 
     assert "Group cameras" not in text
 
@@ -341,19 +341,19 @@ def test_ids_that_pods_stand_for_are_not_in_the_comment(
 def test_users_beside_workloads_are_named_in_the_comment(
     with_groups: Callable[..., AccessPolicy],
     group: Callable[..., Group],
-    plain: EmitOptions,
+    plain: Site,
     comment: Comment,
 ) -> None:
     workloads = [("line1", {"app": "a"}, "a")]
     changed = with_groups(group("g", [], workloads, has_users=True))
 
-    text = comment(emit_kubernetes(changed, plain), "network-policies.yaml")
+    text = comment(emit_kubernetes(changed, plain, PARTS), "network-policies.yaml")
 
     assert "Group g: its users have no rule of their own" in text
 
 
 def test_groups_whose_object_names_meet_are_refused(
-    policy: AccessPolicy, plain: EmitOptions, group: Callable[..., Group]
+    policy: AccessPolicy, plain: Site, group: Callable[..., Group]
 ) -> None:
     workloads = [("line1", {"app": "a"}, "a")]
     upstream = policy.upstreams["triton"]
@@ -368,4 +368,4 @@ def test_groups_whose_object_names_meet_are_refused(
     )
 
     with pytest.raises(PolicyError, match="inference/t-from-x-from-y"):
-        emit_kubernetes(changed, plain)
+        emit_kubernetes(changed, plain, PARTS)

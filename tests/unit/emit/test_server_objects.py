@@ -8,12 +8,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from emission import PARTS
 
 from authz_server.config import load_config
 from authz_server.emit.kubernetes import emit_kubernetes
-from authz_server.emit.manifest import EmitOptions, Manifest
+from authz_server.emit.manifest import Manifest
 from authz_server.errors import PolicyError
 from authz_server.policy.model import AccessPolicy
+from authz_server.site.model import Server, Site
 
 Applied = Callable[[Sequence[Manifest]], list[Mapping[str, Any]]]
 Comment = Callable[[Sequence[Manifest], str], str]
@@ -21,11 +23,13 @@ Comment = Callable[[Sequence[Manifest], str], str]
 
 @pytest.fixture
 def emit(policy: AccessPolicy, applied: Applied) -> Callable[..., Mapping[str, Any]]:
-    def one(options: EmitOptions, kind: str) -> Mapping[str, Any]:
+    names = {"authz-server", "authz-system"}
+
+    def one(options: Site, kind: str) -> Mapping[str, Any]:
         [item] = [
             item
-            for item in applied(emit_kubernetes(policy, options))
-            if item["kind"] == kind
+            for item in applied(emit_kubernetes(policy, options, PARTS))
+            if item["kind"] == kind and item["metadata"]["name"] in names
         ]
         return item
 
@@ -36,9 +40,9 @@ def emit(policy: AccessPolicy, applied: Applied) -> Callable[..., Mapping[str, A
 def test_every_built_in_object_fits_the_api_servers_schema(
     policy: AccessPolicy, applied: Applied, mode: str, request: pytest.FixtureRequest
 ) -> None:
-    options: EmitOptions = request.getfixturevalue(mode)
+    options: Site = request.getfixturevalue(mode)
 
-    objects = applied(emit_kubernetes(policy, options))
+    objects = applied(emit_kubernetes(policy, options, PARTS))
 
     assert len(objects) > 10
     for item in objects:
@@ -46,7 +50,7 @@ def test_every_built_in_object_fits_the_api_servers_schema(
 
 
 def test_outside_a_mesh_the_server_listens_with_mtls_for_the_upstreams_proxies(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], plain: Site
 ) -> None:
     config = yaml.safe_load(emit(plain, "ConfigMap")["data"]["config.yaml"])
 
@@ -63,14 +67,14 @@ def test_outside_a_mesh_the_server_listens_with_mtls_for_the_upstreams_proxies(
                 ],
             },
         },
-        "policy": {"file": "/etc/authz-server/policy.yaml"},
+        "policy": {"file": "/etc/authz-server/policy"},
         "identity": {"chain": "proxy"},
         "audit": {"file": "-"},
     }
 
 
 def test_in_a_mesh_the_server_listens_on_loopback_behind_its_sidecar(
-    emit: Callable[..., Mapping[str, Any]], mesh: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], mesh: Site
 ) -> None:
     config = yaml.safe_load(emit(mesh, "ConfigMap")["data"]["config.yaml"])
     template = emit(mesh, "Deployment")["spec"]["template"]
@@ -81,7 +85,7 @@ def test_in_a_mesh_the_server_listens_on_loopback_behind_its_sidecar(
 
 
 def test_the_certificate_comes_from_a_secret_that_only_the_server_reads(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], plain: Site
 ) -> None:
     pod = emit(plain, "Deployment")["spec"]["template"]["spec"]
 
@@ -93,30 +97,35 @@ def test_the_certificate_comes_from_a_secret_that_only_the_server_reads(
 
 
 def test_the_config_map_carries_the_policy_file_as_it_is(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     text = '# why\nkind: AccessPolicy\nversions: ["1"]\n'
 
-    manifest, *_ = emit_kubernetes(policy, replace(plain, policy_text=text))
+    manifest, *_ = emit_kubernetes(policy, plain, {"policy.yaml": text})
 
     objects = list(yaml.safe_load_all(manifest.text))
-    [config_map] = [item for item in objects if item["kind"] == "ConfigMap"]
+    [config_map] = [
+        item for item in objects if item["metadata"]["name"] == "authz-server-policy"
+    ]
     assert config_map["data"]["policy.yaml"] == text
 
 
 def test_a_changed_policy_file_starts_new_pods(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    policy: AccessPolicy, plain: Site, applied: Applied
 ) -> None:
-    def annotations(options: EmitOptions) -> Any:
-        return emit(options, "Deployment")["spec"]["template"]["metadata"][
-            "annotations"
+    def annotations(text: str) -> Any:
+        [deployment] = [
+            item
+            for item in applied(emit_kubernetes(policy, plain, {"policy.yaml": text}))
+            if item["kind"] == "Deployment"
         ]
+        return deployment["spec"]["template"]["metadata"]["annotations"]
 
-    assert annotations(plain) != annotations(replace(plain, policy_text="other: 1\n"))
+    assert annotations("one: 1\n") != annotations("other: 1\n")
 
 
 def test_pods_meet_the_restricted_standard(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], plain: Site
 ) -> None:
     labels = emit(plain, "Namespace")["metadata"]["labels"]
     pod = emit(plain, "Deployment")["spec"]["template"]["spec"]
@@ -134,7 +143,7 @@ def test_pods_meet_the_restricted_standard(
 
 
 def test_probes_run_the_health_command_inside_the_pod(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], plain: Site
 ) -> None:
     [container] = emit(plain, "Deployment")["spec"]["template"]["spec"]["containers"]
 
@@ -143,12 +152,12 @@ def test_probes_run_the_health_command_inside_the_pod(
             "authz-server",
             "health",
             "--config",
-            "/etc/authz-server/config.yaml",
+            "/etc/authz-server/config/config.yaml",
         ]
 
 
 def test_the_service_sets_no_variable_that_the_server_takes_for_a_setting(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], plain: Site
 ) -> None:
     pod = emit(plain, "Deployment")["spec"]["template"]["spec"]
 
@@ -162,18 +171,18 @@ def test_the_server_accepts_the_emitted_configuration(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    options: EmitOptions = request.getfixturevalue(mode)
+    options: Site = request.getfixturevalue(mode)
     path = tmp_path / "config.yaml"
     path.write_text(emit(options, "ConfigMap")["data"]["config.yaml"])
 
     config = load_config(path, {}, {})
 
-    assert config.policy.file == "/etc/authz-server/policy.yaml"
+    assert config.policy.file == "/etc/authz-server/policy"
     assert config.listen.tls.is_set is (mode == "plain")
 
 
 def test_the_service_port_tells_istio_its_protocol(
-    emit: Callable[..., Mapping[str, Any]], mesh: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], mesh: Site
 ) -> None:
     [port] = emit(mesh, "Service")["spec"]["ports"]
 
@@ -182,7 +191,7 @@ def test_the_service_port_tells_istio_its_protocol(
 
 
 def test_selectors_hold_nothing_that_a_release_changes(
-    emit: Callable[..., Mapping[str, Any]], mesh: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], mesh: Site
 ) -> None:
     labels = {"app.kubernetes.io/name": "authz-server"}
 
@@ -194,18 +203,18 @@ def test_selectors_hold_nothing_that_a_release_changes(
 
 
 def test_every_object_is_labelled_for_pruning(
-    policy: AccessPolicy, plain: EmitOptions, applied: Applied
+    policy: AccessPolicy, plain: Site, applied: Applied
 ) -> None:
-    for item in applied(emit_kubernetes(policy, plain)):
+    for item in applied(emit_kubernetes(policy, plain, PARTS)):
         labels = item["metadata"]["labels"]
         assert labels["app.kubernetes.io/managed-by"] == "authz-server"
         assert labels["app.kubernetes.io/part-of"] == "plant"
 
 
 def test_the_image_is_the_one_asked_for(
-    emit: Callable[..., Mapping[str, Any]], plain: EmitOptions
+    emit: Callable[..., Mapping[str, Any]], plain: Site
 ) -> None:
-    options = replace(plain, image="registry.factory.example/authz:2")
+    options = replace(plain, server=Server(image="registry.factory.example/authz:2"))
 
     [container] = emit(options, "Deployment")["spec"]["template"]["spec"]["containers"]
 
@@ -213,29 +222,29 @@ def test_the_image_is_the_one_asked_for(
 
 
 def test_a_policy_file_that_fits_no_config_map_is_refused(
-    policy: AccessPolicy, plain: EmitOptions
+    policy: AccessPolicy, plain: Site
 ) -> None:
     with pytest.raises(PolicyError, match="too large for a ConfigMap"):
-        emit_kubernetes(policy, replace(plain, policy_text="#" * 1_000_001))
+        emit_kubernetes(policy, plain, {"policy.yaml": "#" * 1_000_001})
 
 
 @pytest.mark.parametrize("mode", ["plain", "mesh"])
 def test_a_policy_with_nothing_in_kubernetes_is_refused(
     policy: AccessPolicy, mode: str, request: pytest.FixtureRequest
 ) -> None:
-    options: EmitOptions = request.getfixturevalue(mode)
+    options: Site = request.getfixturevalue(mode)
     upstreams = {
         name: replace(item, namespace="") for name, item in policy.upstreams.items()
     }
 
     with pytest.raises(PolicyError, match="none has a namespace"):
-        emit_kubernetes(replace(policy, upstreams=upstreams), options)
+        emit_kubernetes(replace(policy, upstreams=upstreams), options, PARTS)
 
 
 def test_the_comment_says_what_must_be_there_before(
-    policy: AccessPolicy, plain: EmitOptions, mesh: EmitOptions, comment: Comment
+    policy: AccessPolicy, plain: Site, mesh: Site, comment: Comment
 ) -> None:
-    manifests = emit_kubernetes(policy, plain)
+    manifests = emit_kubernetes(policy, plain, PARTS)
     assert "Secret authz-server-tls in authz-system" in comment(
         manifests, "authz-server.yaml"
     )
@@ -243,5 +252,5 @@ def test_the_comment_says_what_must_be_there_before(
         manifests, "network-policies.yaml"
     )
     assert "without its Sidecar object" in comment(
-        emit_kubernetes(policy, mesh), "authz-server.yaml"
+        emit_kubernetes(policy, mesh, PARTS), "authz-server.yaml"
     )

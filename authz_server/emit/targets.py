@@ -1,0 +1,54 @@
+"""The targets by name: each a pure function from a policy and a site to files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from authz_server.emit.istio import emit_istio
+from authz_server.emit.kubernetes import emit_kubernetes
+from authz_server.emit.manifest import Manifest
+from authz_server.policy.model import AccessPolicy
+from authz_server.site.model import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What manifests are made of.
+
+    Attributes:
+        parts: the policy's own files by name, as they are.
+    """
+
+    policy: AccessPolicy
+    site: Site
+    parts: Mapping[str, str]
+
+
+Emitter = Callable[[Source], tuple[Manifest, ...]]
+
+TARGETS: Final[Mapping[str, Emitter]] = MappingProxyType(
+    {
+        "kubernetes": lambda source: emit_kubernetes(
+            source.policy, source.site, source.parts
+        ),
+        "istio": lambda source: emit_istio(source.policy, source.site),
+    }
+)
+"""By the names of `TARGET_NAMES`, and in their order."""
+
+
+def emit(source: Source, targets: Collection[str]) -> dict[str, Manifest]:
+    """Return the files of `targets` by ``TARGET/FILE``.
+
+    Raises:
+        PolicyError: if one of them can't express the policy.
+    """
+    return {
+        f"{name}/{manifest.name}": manifest
+        for name, emitter in TARGETS.items()
+        if name in targets
+        for manifest in emitter(source)
+    }
