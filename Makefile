@@ -24,6 +24,16 @@ H2SPEC := $(CACHE)/h2spec-$(H2SPEC_VERSION)/h2spec
 GRPC_CLIENT := $(CACHE)/grpc-client/grpc_client
 SPIRE_VERSION := 1.15.3
 SPIRE := $(CACHE)/spire-$(SPIRE_VERSION)/spire-server
+# Judges of what is emitted. Each one's version is in the go.mod of its folder as well.
+ISTIO_VERSION := v0.0.0-20260827124520-eed52ebb66ad
+ISTIOCTL := $(CACHE)/istio-$(ISTIO_VERSION)/istioctl
+ISTIOD_CONFIG := $(CACHE)/istio-$(ISTIO_VERSION)/istiod_config
+NETPOL_ANALYZER_VERSION := 1.4.4
+NETPOL_ANALYZER := $(CACHE)/netpol-analyzer-$(NETPOL_ANALYZER_VERSION)/netpolicy
+CONNECTIVITY_VERSION := 1.1.1
+CONNECTIVITY := $(CACHE)/connectivity-$(CONNECTIVITY_VERSION)/connectivity
+SPIRE_CONTROLLER_VERSION := 0.6.3
+SPIRE_CONTROLLER := $(CACHE)/spire-controller-$(SPIRE_CONTROLLER_VERSION)/spire_controller
 
 BIN := .venv/bin
 # What the environment is made of: a changed core is built again.
@@ -107,6 +117,33 @@ $(SPIRE):
 .PHONY: spire
 spire: $(SPIRE) ## build the pinned SPIRE server and agent
 
+build_judge = cd $(1) && CGO_ENABLED=0 nice go build -ldflags '-s -w' -o $@ $(2) && touch $@
+
+$(ISTIOCTL): tests/go/istio/go.mod tests/go/istio/go.sum
+	$(say) "istioctl in $(dir $@) (once, about six minutes)"
+	@$(call build_judge,tests/go/istio,istio.io/istio/istioctl/cmd/istioctl)
+
+$(ISTIOD_CONFIG): $(wildcard tests/go/istio/go.* tests/go/istio/istiod_config/*)
+	$(say) "istiod's generators in $(dir $@) (once, about two minutes after istioctl)"
+	@$(call build_judge,tests/go/istio,./istiod_config)
+
+$(NETPOL_ANALYZER): $(wildcard tests/go/network/netpol_analyzer/*)
+	$(say) "netpol-analyzer $(NETPOL_ANALYZER_VERSION) in $(dir $@) (once, about a minute)"
+	@$(call build_judge,tests/go/network/netpol_analyzer,github.com/np-guard/netpol-analyzer/cmd/netpolicy)
+
+$(CONNECTIVITY): $(wildcard tests/go/network/connectivity/*)
+	$(say) "kube-network-policies $(CONNECTIVITY_VERSION) in $(dir $@) (once, about a minute)"
+	@$(call build_judge,tests/go/network/connectivity,.)
+
+$(SPIRE_CONTROLLER): $(wildcard tests/go/spire_controller/*)
+	$(say) "SPIRE's controller manager $(SPIRE_CONTROLLER_VERSION) in $(dir $@) (once, about two minutes)"
+	@$(call build_judge,tests/go/spire_controller,.)
+
+JUDGES := $(ISTIOCTL) $(ISTIOD_CONFIG) $(NETPOL_ANALYZER) $(CONNECTIVITY) $(SPIRE_CONTROLLER)
+
+.PHONY: judges
+judges: $(JUDGES) ## build what judges the emitted manifests: Istio, NetworkPolicy engines, SPIRE's controller
+
 .PHONY: demo
 demo: $(READY) $(TRITON)/.ready $(if $(findstring --spire,$(DEMO_ARGS)),$(SPIRE)) ## the main job on real Envoy and Triton; DEMO_ARGS=--keep stays up
 	@$(BIN)/authz-server demo $(DEMO_ARGS)
@@ -141,7 +178,7 @@ test: check $(TRITON)/.ready ## all tests that run on wheels and system packages
 	@$(BIN)/coverage report
 
 .PHONY: test-all
-test-all: test $(OPA) $(MINIO) $(REGAL) $(H2SPEC) $(GRPC_CLIENT) $(SPIRE) ## and those that are long, or whose parts are built from Go source
+test-all: test $(OPA) $(MINIO) $(REGAL) $(H2SPEC) $(GRPC_CLIENT) $(SPIRE) $(JUDGES) ## and those that are long, or whose parts are built from Go source
 	$(say) "pytest, with parts built from Go, and what takes long"
 	@$(BIN)/python -m pytest -m "go or long" $(PYTEST_ARGS)
 
@@ -166,9 +203,11 @@ differential: $(READY) $(TRITON)/.ready ## compare CASES generated calls with wh
 policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again
 	@$(BIN)/authz-server policy build -o authz_server/policy/rego/bundle.tar.gz
 
+EMITTED := kubernetes istio
+
 .PHONY: manifests
 manifests: $(READY) ## emit the example policy's manifests again
-	@$(BIN)/authz-server emit all --policy examples/plant-7.yaml --site examples/plant-7-site.yaml --out manifests
+	@$(BIN)/authz-server emit $(EMITTED) --policy examples/plant-7.yaml --site examples/plant-7-site.yaml --out manifests
 
 .PHONY: bench
 bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
@@ -183,7 +222,7 @@ clean: ## remove the virtual environment; the cache folder stays
 
 # The ext_authz servers in Go that benchmarks/fast_path.py compares with.
 OPA_GO := $(CACHE)/opa-go-$(OPA_VERSION)/opa-go
-EXTAUTHZ_VERSION := v0.0.0-20260827124520-eed52ebb66ad
+EXTAUTHZ_VERSION := $(ISTIO_VERSION)
 EXTAUTHZ := $(CACHE)/extauthz-$(EXTAUTHZ_VERSION)/extauthz
 
 $(OPA_GO): $(wildcard benchmarks/rivals/opa_go/*)

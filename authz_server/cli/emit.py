@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from authz_server.cli.source import add_arguments, load_source
 from authz_server.emit import TARGET_NAMES
@@ -14,8 +14,6 @@ from authz_server.errors import SetupError
 
 if TYPE_CHECKING:
     from authz_server.emit.manifest import Manifest
-
-EVERY_TARGET: Final = "all"
 
 Files = Mapping[str, "Manifest"]
 """Manifests by ``TARGET/FILE``."""
@@ -37,9 +35,9 @@ def add_parser(
     parser.add_argument(
         "targets",
         nargs="+",
-        choices=(*TARGET_NAMES, EVERY_TARGET),
+        choices=TARGET_NAMES,
         metavar="TARGET",
-        help=f"one or more of: {', '.join(TARGET_NAMES)}; or {EVERY_TARGET}",
+        help=f"one or more of: {', '.join(TARGET_NAMES)}",
     )
     add_arguments(parser)
     where = parser.add_mutually_exclusive_group()
@@ -68,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from authz_server.emit.targets import emit
 
-    targets = TARGET_NAMES if EVERY_TARGET in args.targets else args.targets
-    files = emit(load_source(args, targets), targets)
+    files = emit(load_source(args, args.targets), args.targets)
     if args.check:
         return _check(files, args.check)
     if args.out:

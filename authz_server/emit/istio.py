@@ -1,7 +1,7 @@
-"""Target ``istio``: sidecar mode. Who asks the server, and a second fence behind it.
+"""Target ``istio``: who asks the server, and a second fence behind it.
 
-Not for ambient mesh: a waypoint puts no principal into the CheckRequest, and ztunnel
-does not enforce CUSTOM.
+In ambient mode only the fence: a waypoint puts no principal into the CheckRequest, and
+ztunnel does not enforce CUSTOM. There the operator's own Envoy asks the server.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from authz_server.emit.manifest import (
     settings_file,
 )
 from authz_server.emit.server_objects import PORT_NAME, proxy_principals
+from authz_server.errors import PolicyError
 from authz_server.policy.model import AccessPolicy, Upstream
 from authz_server.site.model import SERVER, Mesh, Site
 
@@ -34,20 +35,32 @@ CHECK_TIMEOUT: Final = "0.5s"
 
 
 def emit_istio(policy: AccessPolicy, site: Site) -> tuple[Manifest, ...]:
-    """Return the manifests for Istio's sidecars.
+    """Return the manifests for Istio.
 
     Raises:
-        PolicyError: if the policy can't be expressed; see `emit_kubernetes`.
-        ValueError: if `site.mesh` is not ``sidecar``.
+        PolicyError: if the policy can't be expressed (see `emit_kubernetes`), or the
+            site has no mesh.
     """
-    if site.mesh is not Mesh.SIDECAR:
-        raise ValueError("the istio target needs mesh mode 'sidecar'")
+    if site.mesh is Mesh.NONE:
+        raise PolicyError(
+            "spec.mesh of the site is none, so Istio enforces nothing: write sidecar "
+            "or ambient, or leave the target istio out"
+        )
     manifests = (
-        _authz_server(policy, site),
-        _peer_authentication(policy),
-        _authorization(policy, site),
-        _envoy_filters(policy, site),
-        _mesh_config(policy, site),
+        (
+            _authz_server(policy, site),
+            _peer_authentication(policy),
+            _authorization(policy, site),
+            _envoy_filters(policy, site),
+            _mesh_config(policy, site),
+        )
+        if site.mesh is Mesh.SIDECAR
+        else (
+            _ambient_server(policy, site),
+            _peer_authentication(policy),
+            _authorization(policy, site),
+            _mesh_config(policy, site),
+        )
     )
     check_unique(tuple(item for manifest in manifests for item in manifest.objects))
     return (*manifests, kustomization(manifests))
@@ -93,6 +106,19 @@ def _authz_server(policy: AccessPolicy, site: Site) -> Manifest:
     )
 
 
+def _ambient_server(policy: AccessPolicy, site: Site) -> Manifest:
+    proxies = _allow_rule(proxy_principals(policy), (site.server.port,))
+    return objects_file(
+        "authz-server.yaml",
+        (notes.GENERATED, notes.AMBIENT_SERVER),
+        (
+            _allow(
+                policy, SERVER, site.server.namespace, dict(SERVER_LABELS), [proxies]
+            ),
+        ),
+    )
+
+
 def _peer_authentication(policy: AccessPolicy) -> Manifest:
     namespaces = sorted({upstream.namespace for upstream in deployed(policy)})
     return objects_file(
@@ -113,8 +139,14 @@ def _peer_authentication(policy: AccessPolicy) -> Manifest:
 def _authorization(policy: AccessPolicy, site: Site) -> Manifest:
     objects: list[Object] = []
     remarks: list[str] = []
+    general = (
+        notes.AUTHORIZATION
+        if site.mesh is Mesh.SIDECAR
+        else notes.AMBIENT_AUTHORIZATION
+    )
     for upstream in deployed(policy):
-        objects.append(_custom(policy, upstream, site))
+        if site.mesh is Mesh.SIDECAR:
+            objects.append(_custom(policy, upstream, site))
         found = callers(policy, upstream, site)
         remarks += _caller_notes(upstream, found)
         if not found.obstacles:
@@ -129,7 +161,7 @@ def _authorization(policy: AccessPolicy, site: Site) -> Manifest:
             )
     return objects_file(
         "authorization-policies.yaml",
-        (notes.GENERATED, *notes.AUTHORIZATION, *remarks),
+        (notes.GENERATED, *general, *remarks),
         tuple(objects),
     )
 
@@ -212,7 +244,6 @@ def _envoy_filters(policy: AccessPolicy, site: Site) -> Manifest:
 
 def _mesh_config(policy: AccessPolicy, site: Site) -> Manifest:
     aliases = _federated_callers(policy)
-    host = f"{SERVER}.{site.server.namespace}.svc.{site.cluster.domain}"
     remarks = [notes.GENERATED, notes.MESH_CONFIG]
     if aliases:
         remarks.append(notes.ALIASES)
@@ -225,20 +256,27 @@ def _mesh_config(policy: AccessPolicy, site: Site) -> Manifest:
         {
             "trustDomain": str(policy.trust_domain),
             **({"trustDomainAliases": aliases} if aliases else {}),
-            "extensionProviders": [
-                {
-                    "name": site.istio.provider,
-                    "envoyExtAuthzGrpc": {
-                        "service": f"{site.server.namespace}/{host}",
-                        "port": site.server.port,
-                        "timeout": CHECK_TIMEOUT,
-                        "failOpen": False,
-                        "statusOnError": "403",
-                    },
-                }
-            ],
+            **(_providers(site) if site.mesh is Mesh.SIDECAR else {}),
         },
     )
+
+
+def _providers(site: Site) -> dict[str, Any]:
+    host = f"{SERVER}.{site.server.namespace}.svc.{site.cluster.domain}"
+    return {
+        "extensionProviders": [
+            {
+                "name": site.istio.provider,
+                "envoyExtAuthzGrpc": {
+                    "service": f"{site.server.namespace}/{host}",
+                    "port": site.server.port,
+                    "timeout": CHECK_TIMEOUT,
+                    "failOpen": False,
+                    "statusOnError": "403",
+                },
+            }
+        ]
+    }
 
 
 def _federated_callers(policy: AccessPolicy) -> list[str]:

@@ -30,11 +30,9 @@ def emit_kubernetes(
             account, no upstream in Kubernetes, two objects of one name, or a policy
             that fits no ConfigMap.
     """
-    others = [
-        name
-        for name in managed_namespaces(policy, site)
-        if name != site.server.namespace
-    ]
+    others = set(managed_namespaces(policy, site)) - {site.server.namespace}
+    if site.spire is not None and site.spire.server is not None:
+        others.add(site.spire.server.namespace)
     server = server_objects(policy, site, parts)
     check_unique(server)
     manifests = (
@@ -46,7 +44,7 @@ def emit_kubernetes(
             site,
             (
                 notes.GENERATED,
-                notes.NAMESPACES.format(names=", ".join(others)),
+                notes.NAMESPACES.format(names=", ".join(sorted(others))),
                 _ports_note(site),
             ),
         ),

@@ -1,16 +1,14 @@
 """NetworkPolicies: who may open a connection at all.
 
-A rule exists only for pods that the policy file names. An empty peer list, a missing
-one and an empty peer all mean "anyone" to Kubernetes, so none of them is ever written:
-a group without pods gives no rule. Ports are the pods' own and numeric, since named
-ones and Service ports mean different things to different network plugins.
+A rule exists only for pods that the policy file names: a group without pods gives no
+rule.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from authz_server.emit import notes
 from authz_server.emit.manifest import (
@@ -20,18 +18,30 @@ from authz_server.emit.manifest import (
     check_unique,
     deployed,
     dns_name,
-    metadata,
     objects_file,
 )
+from authz_server.emit.network_infrastructure import (
+    for_monitoring,
+    for_namespaces,
+    for_spire,
+    spire_limits,
+)
+from authz_server.emit.network_rules import (
+    Peer,
+    addresses,
+    incoming,
+    network_policy,
+    outgoing,
+    pods,
+)
 from authz_server.emit.reach import Reach, reaches
+from authz_server.errors import PolicyError
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.policy.model import AccessPolicy, Group, Workload
-from authz_server.site.model import SERVER, Mesh, Pods, Site
+from authz_server.site.model import SERVER, Mesh, Pods, Shape, Site
 
-NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
-"""Set by the API server, so a namespace can't claim another one's name."""
-
-ISTIOD_PORT: Final = 15012
+TUNNEL_PORT: Final = 15008
+"""Where ztunnel takes what comes from other nodes, whatever port is meant (HBONE)."""
 
 
 def managed_namespaces(policy: AccessPolicy, site: Site) -> tuple[str, ...]:
@@ -52,145 +62,86 @@ def network_policies(
         PolicyError: if two objects would get the same name.
     """
     objects = (
-        *_for_every_namespace(policy, site),
+        *for_namespaces(policy, site, managed_namespaces(policy, site)),
         *_for_callers(policy, site),
         *_for_server(policy, site),
+        *for_monitoring(policy, site),
+        *for_spire(policy, site),
     )
     check_unique(objects)
-    return objects_file("network-policies.yaml", (*head, *_limits(policy)), objects)
-
-
-def _for_every_namespace(policy: AccessPolicy, site: Site) -> Iterable[Object]:
-    resolver = _peer(site.cluster.dns)
-    istiod = _peer(site.istio.istiod)
-    for namespace in managed_namespaces(policy, site):
-        yield _network_policy(policy, "default-deny", namespace, {})
-        yield _network_policy(
-            policy,
-            "allow-dns",
-            namespace,
-            {},
-            # Answers that don't fit a datagram are asked for again over TCP.
-            egress=_rule(
-                "to", [resolver], [site.cluster.dns_port], protocols=("UDP", "TCP")
-            ),
-        )
-        if site.mesh is Mesh.SIDECAR:
-            yield _network_policy(
-                policy,
-                "allow-istiod",
-                namespace,
-                {},
-                egress=_rule("to", [istiod], [ISTIOD_PORT]),
-            )
+    return objects_file(
+        "network-policies.yaml", (*head, *_limits(policy, site)), objects
+    )
 
 
 def _for_callers(policy: AccessPolicy, site: Site) -> Iterable[Object]:
     for upstream in deployed(policy):
-        target = _peer(Pods(upstream.namespace, upstream.pod_selector))
+        target = Pods(upstream.namespace, upstream.pod_selector)
         for reach in reaches(policy, upstream, site):
             workloads = _workloads(reach.group)
             if not workloads:
                 continue
-            yield _network_policy(
+            ports = _on_the_wire(reach.ports, site)
+            yield network_policy(
                 policy,
                 dns_name(upstream.name, "from", reach.group.name),
-                upstream.namespace,
-                upstream.pod_selector,
-                ingress=_rule(
-                    "from",
-                    [
-                        _peer(Pods(item.namespace, item.pod_selector))
-                        for item in workloads
-                    ],
-                    reach.ports,
-                ),
+                target,
+                ingress=[incoming(_callers(reach.group, workloads, site), ports)],
             )
             for item in workloads:
-                yield _network_policy(
-                    policy,
-                    _egress_name(reach, item, workloads),
-                    item.namespace,
-                    item.pod_selector,
-                    egress=_rule("to", [target], reach.ports),
-                )
+                if not item.host_network:
+                    yield network_policy(
+                        policy,
+                        _egress_name(reach, item, workloads),
+                        Pods(item.namespace, item.pod_selector),
+                        egress=[outgoing([pods(target)], ports)],
+                    )
+
+
+def _callers(group: Group, workloads: Sequence[Workload], site: Site) -> list[Peer]:
+    peers = [
+        pods(Pods(item.namespace, item.pod_selector))
+        for item in workloads
+        if not item.host_network
+    ]
+    if len(peers) == len(workloads):
+        return peers
+    if not site.cluster.nodes:
+        raise PolicyError(
+            f"spec.groups.{group.name}: a workload is on the host's network, where no "
+            "pod selector matches it; name the nodes' networks in the site "
+            "(cluster.nodes), or take hostNetwork from the pods"
+        )
+    return [*peers, *addresses(site.cluster.nodes)]
 
 
 def _for_server(policy: AccessPolicy, site: Site) -> Iterable[Object]:
-    upstreams = deployed(policy)
-    server = _peer(Pods(site.server.namespace, SERVER_LABELS))
-    for upstream in upstreams:
-        yield _network_policy(
+    if site.server.shape is not Shape.DEPLOYMENT:
+        return  # It is asked over a unix socket.
+    server = Pods(site.server.namespace, SERVER_LABELS)
+    ports = _on_the_wire((site.server.port,), site)
+    proxies = [
+        Pods(upstream.namespace, upstream.pod_selector) for upstream in deployed(policy)
+    ]
+    for upstream, proxy in zip(deployed(policy), proxies, strict=True):
+        yield network_policy(
             policy,
             dns_name(upstream.name, "to", SERVER),
-            upstream.namespace,
-            upstream.pod_selector,
-            egress=_rule("to", [server], [site.server.port]),
+            proxy,
+            egress=[outgoing([pods(server)], ports)],
         )
-    yield _network_policy(
+    yield network_policy(
         policy,
-        "authz-server-from-proxies",
-        site.server.namespace,
-        SERVER_LABELS,
-        ingress=_rule(
-            "from",
-            [_peer(Pods(item.namespace, item.pod_selector)) for item in upstreams],
-            [site.server.port],
-        ),
+        f"{SERVER}-from-proxies",
+        server,
+        ingress=[incoming([pods(proxy) for proxy in proxies], ports)],
     )
 
 
-def _network_policy(
-    policy: AccessPolicy,
-    name: str,
-    namespace: str,
-    selector: Mapping[str, str],
-    ingress: dict[str, Any] | None = None,
-    egress: dict[str, Any] | None = None,
-) -> Object:
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(policy, name, namespace),
-        "spec": {
-            "podSelector": _selector(selector),
-            # Written out always: left to its default, it changes with the rules.
-            "policyTypes": ["Ingress", "Egress"],
-            **({"ingress": [ingress]} if ingress else {}),
-            **({"egress": [egress]} if egress else {}),
-        },
-    }
-
-
-def _rule(
-    direction: str,
-    peers: Sequence[dict[str, Any]],
-    ports: Sequence[int],
-    protocols: Sequence[str] = ("TCP",),
-) -> dict[str, Any]:
-    assert peers, "a rule without a peer lets everyone in"  # noqa: S101
-    assert ports, "a rule without a port opens them all"  # noqa: S101
-    unique = [peer for n, peer in enumerate(peers) if peer not in peers[:n]]
-    return {
-        direction: unique,
-        "ports": [
-            {"protocol": protocol, "port": port}
-            for protocol in protocols
-            for port in ports
-        ],
-    }
-
-
-def _peer(pods: Pods) -> dict[str, Any]:
-    # One entry with both selectors means AND; two entries would mean OR.
-    return {
-        "namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: pods.namespace}},
-        **({"podSelector": _selector(pods.labels)} if pods.labels else {}),
-    }
-
-
-def _selector(labels: Mapping[str, str]) -> dict[str, Any]:
-    return {"matchLabels": dict(sorted(labels.items()))} if labels else {}
+def _on_the_wire(ports: tuple[int, ...], site: Site) -> tuple[int, ...]:
+    # Never wider than the ports that go through it: whoever may open the tunnel
+    # reaches every port behind it, as far as packets go.
+    return (*ports, TUNNEL_PORT) if site.mesh is Mesh.AMBIENT else ports
 
 
 def _workloads(group: Group) -> tuple[Workload, ...]:
@@ -213,11 +164,12 @@ def _egress_name(
     return dns_name(*parts)
 
 
-def _limits(policy: AccessPolicy) -> Iterable[str]:
+def _limits(policy: AccessPolicy, site: Site) -> Iterable[str]:
     yield from notes.PACKET_FILTER
     for name, upstream in sorted(policy.upstreams.items()):
         if not upstream.namespace:
             yield f"Upstream {name} runs outside Kubernetes: no rule mentions it."
+    yield from spire_limits(site.spire, site)
     granted = sorted({name for grant in policy.grants for name in grant.to})
     for name in granted:
         yield from _group_limits(policy, policy.groups[name])
@@ -238,6 +190,11 @@ def _group_limits(policy: AccessPolicy, group: Group) -> Iterable[str]:
             "nothing in the packet filter represents it, so it gets no rule."
         )
         return
+    if any(item.host_network for item in group.workloads):
+        yield (
+            f"Group {group.name}: some of its pods are on the host's network. Their "
+            "nodes' addresses have the rule, so every process of those nodes has it."
+        )
     identities = [
         SpiffeId(
             policy.trust_domain, ("ns", item.namespace, "sa", item.service_account)

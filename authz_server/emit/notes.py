@@ -51,10 +51,10 @@ with the server, with conditions and denials, and so does the service account: w
 may label pods in a namespace may pass for a workload here, but has no SVID of it.
 """,
     """
-default-deny covers every pod of its namespace, those the policy doesn't name too. Not
-opened here: scraping of metrics from elsewhere, SPIRE, hosts outside the cluster, pods
-on the host's network (no pod selector matches them), NodeLocal DNS. Apply before the
-workloads start: connections that are already open may survive.
+default-deny covers every pod of its namespace, those the policy doesn't name too. What
+the site doesn't name is not opened: monitoring, SPIRE, NodeLocal DNS; nor are hosts
+outside the cluster. Apply before the workloads start: connections that are already
+open may survive.
 """,
 )
 
@@ -80,6 +80,26 @@ ALLOW covers an upstream's every port: metrics scraping from elsewhere needs an 
 its own. Service ports must be named grpc-* and http-*; on a port whose protocol Istio
 has to guess, a plain SPIFFE client lands on a chain without these rules. A selector
 that matches no pod protects nothing, and Istio does not say so.
+""",
+)
+
+AMBIENT_SERVER: Final = """
+ztunnel lets the upstreams' proxies in and nobody else. Inside of its tunnel they speak
+the mTLS of the server's own configuration.
+"""
+
+AMBIENT_AUTHORIZATION: Final = (
+    """
+Ambient mode: ztunnel enforces this, by caller and port, and nothing finer. There is no
+CUSTOM, since ztunnel ignores it and a waypoint sends no principal along: the server is
+asked by an Envoy of yours beside each upstream, on the port below, where mTLS between
+caller and Envoy runs inside of the tunnel.
+""",
+    """
+Whoever may open the tunnel's own port reaches every port behind it as far as packet
+filters go, so these rules belong to the NetworkPolicies. No L7 field is used: ztunnel
+would deny what has one. A selector that matches no pod protects nothing, and Istio
+does not say so.
 """,
 )
 

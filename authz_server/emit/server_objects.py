@@ -30,6 +30,8 @@ USER_ID: Final = 65532
 PORT_NAME: Final = "grpc-authz"
 """Istio reads the protocol from its prefix; without ``grpc`` every check fails."""
 
+METRICS_PORT: Final = 9192
+
 MAX_CONFIG_BYTES: Final = 1_000_000
 """A ConfigMap holds 1 MiB in all (Kubernetes API), names and configuration included."""
 
@@ -108,7 +110,7 @@ def config_text(policy: AccessPolicy, site: Site) -> str:
     """
     proxies = [SCHEME + name for name in proxy_principals(policy)]
     listen: dict[str, Any] = {"address": f"tcp://127.0.0.1:{site.server.port}"}
-    if site.mesh is Mesh.NONE:
+    if site.mesh is not Mesh.SIDECAR:
         listen = {
             "address": f"tcp://0.0.0.0:{site.server.port}",
             "tls": {
@@ -118,6 +120,8 @@ def config_text(policy: AccessPolicy, site: Site) -> str:
                 "proxies": proxies,
             },
         }
+    if site.monitoring is not None:
+        listen["metrics"] = f"tcp://0.0.0.0:{METRICS_PORT}"
     return yaml_text.document(
         {
             "listen": listen,
@@ -170,7 +174,14 @@ def _digest(config: str, parts: Mapping[str, str]) -> str:
 
 
 def _deployment(policy: AccessPolicy, site: Site, digest: str) -> Object:
-    inject = {"sidecar.istio.io/inject": "true"}
+    labels, annotations = dict(SERVER_LABELS), {"checksum/config": digest}
+    if site.mesh is Mesh.SIDECAR:
+        labels["sidecar.istio.io/inject"] = "true"
+        if site.monitoring is not None:
+            # Prometheus has no certificate of the mesh; who it is, its pods' rule says.
+            annotations["traffic.sidecar.istio.io/excludeInboundPorts"] = str(
+                METRICS_PORT
+            )
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -183,13 +194,7 @@ def _deployment(policy: AccessPolicy, site: Site, digest: str) -> Object:
                 "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
             },
             "template": {
-                "metadata": {
-                    "labels": {
-                        **SERVER_LABELS,
-                        **(inject if site.mesh is Mesh.SIDECAR else {}),
-                    },
-                    "annotations": {"checksum/config": digest},
-                },
+                "metadata": {"labels": labels, "annotations": annotations},
                 "spec": _pod(site),
             },
         },
@@ -202,7 +207,7 @@ def _pod(site: Site) -> dict[str, Any]:
         {"name": "policy", "configMap": {"name": POLICY_CONFIG_MAP}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
     ]
-    if site.mesh is Mesh.NONE:
+    if site.mesh is not Mesh.SIDECAR:
         volumes.append(
             {"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}}
         )
@@ -233,6 +238,15 @@ def _pod(site: Site) -> dict[str, Any]:
     }
 
 
+def _container_ports(site: Site) -> list[dict[str, Any]]:
+    ports = [{"name": PORT_NAME, "containerPort": site.server.port, "protocol": "TCP"}]
+    if site.monitoring is not None:
+        ports.append(
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"}
+        )
+    return ports
+
+
 def _container(site: Site) -> dict[str, Any]:
     # The kubelet's gRPC probe speaks no mTLS and can't reach a loopback listener.
     health = ["authz-server", "health", "--config", CONFIG_FILE]
@@ -245,15 +259,13 @@ def _container(site: Site) -> dict[str, Any]:
         {"name": "policy", "mountPath": POLICY_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own volume
     ]
-    if site.mesh is Mesh.NONE:
+    if site.mesh is not Mesh.SIDECAR:
         mounts.append({"name": "tls", "mountPath": TLS_DIRECTORY, "readOnly": True})
     return {
         "name": SERVER,
         "image": site.server.image,
         "command": ["authz-server", "serve", "--config", CONFIG_FILE],
-        "ports": [
-            {"name": PORT_NAME, "containerPort": site.server.port, "protocol": "TCP"}
-        ],
+        "ports": _container_ports(site),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -51,11 +51,17 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Pods that hold a group's SPIFFE IDs; what packet filters can select."""
+    """Pods that hold a group's SPIFFE IDs; what packet filters can select.
+
+    Attributes:
+        host_network: whether they have their node's address, and no selector of a
+            NetworkPolicy matches them.
+    """
 
     namespace: str
     pod_selector: Mapping[str, str]
     service_account: str
+    host_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

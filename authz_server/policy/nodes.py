@@ -263,6 +263,15 @@ class Problems:
             return None
         return node
 
+    def boolean(self, node: Node | None, what: str) -> bool:
+        """Return whether ``true`` is written; false without a node."""
+        if node is None:
+            return False
+        if not isinstance(node, Scalar) or node.text not in {"true", "false"}:
+            self.add(node, f"{what} must be true or false", "write one of them")
+            return False
+        return node.text == "true"
+
     def _wrong_type(self, node: Node, what: str, expected: str) -> None:
         self.add(
             node,

@@ -341,13 +341,16 @@ class SectionReader:
             node,
             f"a workload of {what}",
             ("namespace",),
-            ("podSelector", "serviceAccount"),
+            ("podSelector", "serviceAccount", "hostNetwork"),
         )
         workload = Workload(
             namespace=self._optional_name(fields.get("namespace"), "namespace"),
             pod_selector=read_labels(self._problems, fields.get("podSelector")),
             service_account=self._optional_name(
                 fields.get("serviceAccount"), "serviceAccount"
+            ),
+            host_network=self._problems.boolean(
+                fields.get("hostNetwork"), "hostNetwork"
             ),
         )
         spiffe_id = self._istio_id(workload, patterns)

@@ -113,6 +113,7 @@ def _workload(workload: Workload) -> dict[str, Any]:
         namespace=workload.namespace,
         podSelector=dict(workload.pod_selector),
         serviceAccount=workload.service_account,
+        hostNetwork=workload.host_network,
     )
 
 

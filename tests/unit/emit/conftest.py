@@ -31,7 +31,7 @@ Objects: TypeAlias = list[Mapping[str, Any]]
 def make_group(
     name: str,
     spiffe: Sequence[str] = (),
-    workloads: Sequence[tuple[str, Mapping[str, str], str]] = (),
+    workloads: Sequence[tuple[Any, ...]] = (),
     *,
     has_users: bool = False,
 ) -> Group:

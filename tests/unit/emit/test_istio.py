@@ -11,10 +11,11 @@ from emission import PARTS
 from authz_server.emit.istio import emit_istio
 from authz_server.emit.kubernetes import emit_kubernetes
 from authz_server.emit.manifest import Manifest
+from authz_server.errors import PolicyError
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.operations.actions import Action
 from authz_server.policy.model import AccessPolicy, Grant, Group, Role
-from authz_server.site.model import Istio, Server, Site
+from authz_server.site.model import Istio, Mesh, Server, Site
 
 Comment = Callable[[Sequence[Manifest], str], str]
 Objects = dict[tuple[str, str, str], Mapping[str, Any]]
@@ -56,11 +57,37 @@ def principals(spec: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def test_without_sidecars_there_is_nothing_to_emit(
+def test_without_a_mesh_there_is_nothing_to_emit(
     policy: AccessPolicy, plain: Site
 ) -> None:
-    with pytest.raises(ValueError, match="needs mesh mode 'sidecar'"):
+    with pytest.raises(PolicyError, match=r"spec\.mesh of the site is none"):
         emit_istio(policy, plain)
+
+
+def test_in_ambient_mode_only_what_ztunnel_enforces_is_emitted(
+    policy: AccessPolicy, plain: Site, comment: Comment
+) -> None:
+    ambient = replace(plain, mesh=Mesh.AMBIENT)
+
+    objects = emit(policy, ambient)
+
+    assert {kind for kind, _, _ in objects} == {
+        "AuthorizationPolicy",
+        "PeerAuthentication",
+    }
+    for (kind, _, _), spec in objects.items():
+        if kind == "AuthorizationPolicy":
+            # ztunnel ignores CUSTOM, and denies what has a field of layer 7.
+            assert spec["action"] == "ALLOW"
+            for rule in spec.get("rules", []):
+                assert set(rule) == {"from", "to"}
+                for target in rule["to"]:
+                    assert set(target["operation"]) == {"ports"}
+    [rule] = objects["AuthorizationPolicy", "inference", "triton-callers"]["rules"]
+    assert rule["to"] == [{"operation": {"ports": ["8443"]}}]
+    assert "extensionProviders" not in mesh_config(policy, ambient)
+    said = comment(emit_istio(policy, ambient), "authorization-policies.yaml")
+    assert "asked by an Envoy of yours" in said
 
 
 def test_every_upstream_namespace_takes_mtls_only(

@@ -16,6 +16,7 @@ from authz_server.operations.actions import Action
 from authz_server.policy import nodes, yaml_nodes
 from authz_server.policy.document import PolicyDocumentError, load_policy, parse_policy
 from authz_server.policy.model import AccessPolicy, Grant, UpstreamKind
+from authz_server.policy.writing import group_document
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plant-7.yaml"
 
@@ -84,6 +85,17 @@ def test_every_part_is_read() -> None:
     assert use.models == ("m", "p-*")
     assert use.versions == ("1",)
     assert policy.grants[1] == Grant("list", ("floor", "people"), ("triton",))
+
+
+def test_pods_may_be_on_the_hosts_network() -> None:
+    text = changed("serviceAccount: cam}]", "serviceAccount: cam, hostNetwork: true}]")
+
+    policy = parse_policy(text, "p.yaml")
+
+    assert policy.groups["floor"].workloads[0].host_network
+    [workload] = group_document(policy.groups["floor"])["workloads"]
+    assert workload["hostNetwork"] is True
+    assert not parse_policy(VALID, "p.yaml").groups["floor"].workloads[0].host_network
 
 
 def test_a_policy_may_grant_nothing() -> None:
@@ -182,6 +194,7 @@ FAULTS = [
     ("spiffe://b.example/x/**", "spiffe://c.example/x", "did you mean"),
     ("spiffe://b.example/x/**", "spiffe://b.example/" + "x" * 2048, "longer than any"),
     ("serviceAccount: cam}]", "serviceAccount: cat}]", "/ns/l1/sa/cat, which no"),
+    ("serviceAccount: cam}]", "hostNetwork: 1}]", "hostNetwork must be true or false"),
     ("users: [", "workloads: [{namespace: n}]\n      users: [", "no SPIFFE IDs"),
     ('"https://idp.a.example"', "idp.a.example", "is not an https URL"),
     ('"https://idp.a.example"', '"https://idp.a.example?x"', "is not an https URL"),

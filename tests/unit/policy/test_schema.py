@@ -306,7 +306,16 @@ def test_both_refuse(old: str, new: str) -> None:
 SPARE_KEYS = [
     *("role", "to", "on", "when", "kind", "hosts", "datasets", "loraSeparator"),
     *("namespace", "podSelector", "serviceAccount", "spiffe", "workloads", "users"),
-    *("groups", "actions", "models", "versions", "adapters", "upstreams", "times"),
+    *(
+        "hostNetwork",
+        "groups",
+        "actions",
+        "models",
+        "versions",
+        "adapters",
+        "upstreams",
+        "times",
+    ),
     *("since", "until", "days", "from", "zone", "namespaces", "x", "y/z"),
 ]
 SPARE_VALUES = [
