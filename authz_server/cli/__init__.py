@@ -23,6 +23,7 @@ COMMANDS = (
     "policy",
     "audit",
     "emit",
+    "map",
     "triton-flags",
     "demo",
 )
