@@ -7,5 +7,5 @@ on every machine.
 
 from typing import Final
 
-TARGET_NAMES: Final = ("kubernetes", "istio")
+TARGET_NAMES: Final = ("kubernetes", "istio", "helm")
 """In the order in which they are to be applied."""

@@ -24,10 +24,11 @@ from authz_server.emit.manifest import (
     objects_file,
     settings_file,
 )
-from authz_server.emit.server_objects import PORT_NAME, proxy_principals
+from authz_server.emit.server_config import proxy_principals
+from authz_server.emit.server_pod import PORT_NAME
 from authz_server.errors import PolicyError
 from authz_server.policy.model import AccessPolicy, Upstream
-from authz_server.site.model import SERVER, Mesh, Site
+from authz_server.site.model import SERVER, Mesh, Shape, Site
 
 SECURITY: Final = "security.istio.io/v1"
 CHECK_TIMEOUT: Final = "0.5s"
@@ -56,7 +57,11 @@ def emit_istio(policy: AccessPolicy, site: Site) -> tuple[Manifest, ...]:
         )
         if site.mesh is Mesh.SIDECAR
         else (
-            _ambient_server(policy, site),
+            *(
+                (_ambient_server(policy, site),)
+                if site.server.shape is Shape.DEPLOYMENT
+                else ()
+            ),
             _peer_authentication(policy),
             _authorization(policy, site),
             _mesh_config(policy, site),

@@ -12,9 +12,10 @@ from authz_server.emit.manifest import (
     objects_file,
 )
 from authz_server.emit.network_policies import managed_namespaces, network_policies
-from authz_server.emit.server_objects import TLS_SECRET, server_objects
+from authz_server.emit.server_objects import server_objects, sidecar_component
+from authz_server.emit.server_pod import TLS_SECRET
 from authz_server.policy.model import AccessPolicy
-from authz_server.site.model import Mesh, Site
+from authz_server.site.model import Mesh, Shape, Site
 
 
 def emit_kubernetes(
@@ -35,7 +36,7 @@ def emit_kubernetes(
         others.add(site.spire.server.namespace)
     server = server_objects(policy, site, parts)
     check_unique(server)
-    manifests = (
+    manifests: tuple[Manifest, ...] = (
         objects_file(
             "authz-server.yaml", (notes.GENERATED, *_server_notes(site)), server
         ),
@@ -49,6 +50,8 @@ def emit_kubernetes(
             ),
         ),
     )
+    if site.server.shape is Shape.SIDECAR:
+        manifests = (*manifests, sidecar_component(policy, site))
     return (*manifests, kustomization(manifests))
 
 
@@ -59,6 +62,10 @@ def _ports_note(site: Site) -> str:
 
 
 def _server_notes(site: Site) -> tuple[str, ...]:
+    if site.server.shape is Shape.DAEMONSET:
+        return notes.SERVER_ON_NODES
+    if site.server.shape is Shape.SIDECAR:
+        return notes.SERVER_IN_PODS
     if site.mesh is Mesh.SIDECAR:
         return notes.SERVER_BEHIND_SIDECAR
     return (

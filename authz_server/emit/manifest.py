@@ -18,6 +18,10 @@ SERVER_LABELS: Final = MappingProxyType({"app.kubernetes.io/name": SERVER})
 """Labels that select the server's pods. A Deployment's selector can't be changed
 later, so nothing that varies (version, policy) belongs here."""
 
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+PART_OF: Final = "app.kubernetes.io/part-of"
+"""Labels of every object, which pruning goes by: who made it, of which policy."""
+
 MAX_NAME: Final = 63
 """DNS-1123 label: what a Service or Namespace, and a label's value, may hold."""
 
@@ -99,8 +103,8 @@ def metadata(
         **({"namespace": namespace} if namespace else {}),
         "labels": {
             **labels,
-            "app.kubernetes.io/managed-by": SERVER,
-            "app.kubernetes.io/part-of": dns_name(policy.name),
+            MANAGED_BY: SERVER,
+            PART_OF: dns_name(policy.name),
         },
     }
 

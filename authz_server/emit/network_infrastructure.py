@@ -19,9 +19,9 @@ from authz_server.emit.network_rules import (
     outgoing,
     pods,
 )
-from authz_server.emit.server_objects import METRICS_PORT
+from authz_server.emit.server_config import METRICS_PORT
 from authz_server.policy.model import AccessPolicy, UpstreamKind
-from authz_server.site.model import SERVER, Mesh, Pods, Site, Spire
+from authz_server.site.model import SERVER, Mesh, Pods, Shape, Site, Spire
 
 ISTIOD_PORT: Final = 15012
 """mTLS. On 15010 istiod speaks plain text, so it is never opened."""
@@ -80,6 +80,8 @@ def for_monitoring(policy: AccessPolicy, site: Site) -> Iterable[Object]:
             ports = SIDECAR_METRICS_PORTS
         elif upstream.kind is UpstreamKind.TRITON:
             ports = (site.ports.triton_metrics,)
+        if site.server.shape is Shape.SIDECAR:
+            ports = (*ports, METRICS_PORT)
         if ports:
             yield network_policy(
                 policy,
@@ -87,12 +89,13 @@ def for_monitoring(policy: AccessPolicy, site: Site) -> Iterable[Object]:
                 Pods(upstream.namespace, upstream.pod_selector),
                 ingress=[incoming([reader], ports)],
             )
-    yield network_policy(
-        policy,
-        f"{SERVER}-from-monitoring",
-        Pods(site.server.namespace, SERVER_LABELS),
-        ingress=[incoming([reader], [METRICS_PORT])],
-    )
+    if site.server.shape is not Shape.SIDECAR:
+        yield network_policy(
+            policy,
+            f"{SERVER}-from-monitoring",
+            Pods(site.server.namespace, SERVER_LABELS),
+            ingress=[incoming([reader], [METRICS_PORT])],
+        )
 
 
 def for_spire(policy: AccessPolicy, site: Site) -> Iterable[Object]:

@@ -46,8 +46,9 @@ TUNNEL_PORT: Final = 15008
 
 def managed_namespaces(policy: AccessPolicy, site: Site) -> tuple[str, ...]:
     """Return every namespace that the policy names, and the server's own."""
-    names = {site.server.namespace}
-    names.update(upstream.namespace for upstream in deployed(policy))
+    names = {upstream.namespace for upstream in deployed(policy)}
+    if site.server.shape is not Shape.SIDECAR:
+        names.add(site.server.namespace)
     for group in policy.groups.values():
         names.update(workload.namespace for workload in group.workloads)
     return tuple(sorted(names))
@@ -61,6 +62,19 @@ def network_policies(
     Raises:
         PolicyError: if two objects would get the same name.
     """
+    return objects_file(
+        "network-policies.yaml",
+        (*head, *network_limits(policy, site)),
+        network_objects(policy, site),
+    )
+
+
+def network_objects(policy: AccessPolicy, site: Site) -> tuple[Object, ...]:
+    """Return all NetworkPolicies.
+
+    Raises:
+        PolicyError: if two objects would get the same name.
+    """
     objects = (
         *for_namespaces(policy, site, managed_namespaces(policy, site)),
         *_for_callers(policy, site),
@@ -69,9 +83,7 @@ def network_policies(
         *for_spire(policy, site),
     )
     check_unique(objects)
-    return objects_file(
-        "network-policies.yaml", (*head, *_limits(policy, site)), objects
-    )
+    return objects
 
 
 def _for_callers(policy: AccessPolicy, site: Site) -> Iterable[Object]:
@@ -164,7 +176,8 @@ def _egress_name(
     return dns_name(*parts)
 
 
-def _limits(policy: AccessPolicy, site: Site) -> Iterable[str]:
+def network_limits(policy: AccessPolicy, site: Site) -> Iterable[str]:
+    """Yield what these policies can't enforce, or leave shut, in words."""
     yield from notes.PACKET_FILTER
     for name, upstream in sorted(policy.upstreams.items()):
         if not upstream.namespace:

@@ -31,6 +31,50 @@ certificate and key, and the CA of the proxies' SVIDs. Only the proxies listed i
 config.yaml may ask.
 """
 
+SERVER_ON_NODES: Final = (
+    """
+One server a node, asked over a unix socket in a folder of the node. The node must make
+that folder, for the server's group and nobody else, for example by tmpfiles.d:
+"d /run/authz-server 2750 65532 65532 -". Making it from a pod would take root.
+""",
+    """
+A folder of the node is a hostPath volume, which only the standard "privileged" lets
+into a namespace; the pods themselves ask for no more than the restricted one. An
+upstream's pod needs the same volume, and group 65532 among its supplementalGroups.
+""",
+)
+
+SERVER_IN_PODS: Final = (
+    """
+The server runs in the upstreams' own pods: this is its configuration, and sidecar/ the
+Kustomize component that adds it to them.
+""",
+)
+
+SIDECAR_COMPONENT: Final = (
+    """
+Name this folder under "components" of the kustomization of your upstreams. It adds the
+server to every workload of an upstream's namespace whose own labels are those of its
+podSelector. Envoy in the same pod asks at /run/authz-server/check.sock.
+""",
+    """
+It sets supplementalGroups of the pod: if yours has some, list them here beside 65532.
+Pods read the configuration when they start; restart them after it changes.
+""",
+)
+
+CHART_VALUES: Final = (
+    """
+Values of the chart, as policy and site gave them. Written by authz-server emit: give
+values of your own in another file (helm --values). Packet filters and the mesh's
+objects are not in the chart: they belong to the upstreams' and callers' namespaces.
+""",
+    """
+Label the namespace that you install into with the standard that the server's pods
+keep, pod-security.kubernetes.io/enforce=restricted; on nodes, privileged.
+""",
+)
+
 NAMESPACES: Final = "These namespaces must exist already: {names}."
 
 PORTS_BEHIND_SIDECAR: Final = """

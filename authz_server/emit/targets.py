@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from authz_server.emit.helm import emit_helm
 from authz_server.emit.istio import emit_istio
 from authz_server.emit.kubernetes import emit_kubernetes
 from authz_server.emit.manifest import Manifest
@@ -35,6 +36,7 @@ TARGETS: Final[Mapping[str, Emitter]] = MappingProxyType(
             source.policy, source.site, source.parts
         ),
         "istio": lambda source: emit_istio(source.policy, source.site),
+        "helm": lambda source: emit_helm(source.policy, source.site, source.parts),
     }
 )
 """By the names of `TARGET_NAMES`, and in their order."""

@@ -132,7 +132,7 @@ def test_the_server_has_the_metrics_port_that_is_opened(
     assert load_config(path, {}, {}).listen.metrics == "tcp://0.0.0.0:9192"
     template = objects[2]["spec"]["template"]
     [container] = template["spec"]["containers"]
-    assert {"name": "metrics", "containerPort": 9192, "protocol": "TCP"} in (
+    assert {"name": "authz-metrics", "containerPort": 9192, "protocol": "TCP"} in (
         container["ports"]
     )
     excluded = "traffic.sidecar.istio.io/excludeInboundPorts"

@@ -15,7 +15,7 @@ from authz_server.emit.kubernetes import emit_kubernetes
 from authz_server.emit.manifest import Manifest
 from authz_server.errors import PolicyError
 from authz_server.policy.model import AccessPolicy
-from authz_server.site.model import Server, Site
+from authz_server.site.model import Server, Shape, Site, Spire
 
 Applied = Callable[[Sequence[Manifest]], list[Mapping[str, Any]]]
 Comment = Callable[[Sequence[Manifest], str], str]
@@ -26,7 +26,7 @@ def emit(policy: AccessPolicy, applied: Applied) -> Callable[..., Mapping[str, A
     names = {"authz-server", "authz-system"}
 
     def one(options: Site, kind: str) -> Mapping[str, Any]:
-        [item] = [
+        item, *_ = [
             item
             for item in applied(emit_kubernetes(policy, options, PARTS))
             if item["kind"] == kind and item["metadata"]["name"] in names
@@ -81,7 +81,9 @@ def test_in_a_mesh_the_server_listens_on_loopback_behind_its_sidecar(
 
     assert config["listen"] == {"address": "tcp://127.0.0.1:9191"}
     assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
-    assert "tls" not in [item["name"] for item in template["spec"]["volumes"]]
+    assert "authz-server-tls" not in [
+        item["name"] for item in template["spec"]["volumes"]
+    ]
 
 
 def test_the_certificate_comes_from_a_secret_that_only_the_server_reads(
@@ -89,11 +91,11 @@ def test_the_certificate_comes_from_a_secret_that_only_the_server_reads(
 ) -> None:
     pod = emit(plain, "Deployment")["spec"]["template"]["spec"]
 
-    [volume] = [item for item in pod["volumes"] if item["name"] == "tls"]
+    [volume] = [item for item in pod["volumes"] if item["name"] == "authz-server-tls"]
     assert volume["secret"] == {"secretName": "authz-server-tls", "defaultMode": 0o440}
     mounts = {item["name"]: item for item in pod["containers"][0]["volumeMounts"]}
-    assert mounts["tls"]["mountPath"] == "/run/authz-server/tls"
-    assert mounts["tls"]["readOnly"] is True
+    assert mounts["authz-server-tls"]["mountPath"] == "/run/authz-server/tls"
+    assert mounts["authz-server-tls"]["readOnly"] is True
 
 
 def test_the_config_map_carries_the_policy_file_as_it_is(
@@ -138,7 +140,12 @@ def test_pods_meet_the_restricted_standard(
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
+        # Again, for a container that is put into pods of others.
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
         "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 
@@ -254,3 +261,97 @@ def test_the_comment_says_what_must_be_there_before(
     assert "without its Sidecar object" in comment(
         emit_kubernetes(policy, mesh, PARTS), "authz-server.yaml"
     )
+
+
+def test_on_nodes_the_server_has_a_socket_of_the_nodes_and_no_service(
+    emit: Callable[..., Mapping[str, Any]],
+    policy: AccessPolicy,
+    plain: Site,
+    applied: Applied,
+    comment: Comment,
+) -> None:
+    site = replace(plain, server=Server(shape=Shape.DAEMONSET))
+
+    kinds = {item["kind"] for item in applied(emit_kubernetes(policy, site, PARTS))}
+    pod = emit(site, "DaemonSet")["spec"]["template"]["spec"]
+    config = yaml.safe_load(emit(site, "ConfigMap")["data"]["config.yaml"])
+
+    assert not {"Deployment", "Service", "PodDisruptionBudget"} & kinds
+    assert config["listen"]["address"] == "unix:///run/authz-server/check.sock"
+    assert {
+        "name": "authz-server-socket",
+        "hostPath": {"path": "/run/authz-server", "type": "Directory"},
+    } in pod["volumes"]
+    # The one standard that lets a hostPath in; the pod itself asks for no more.
+    labels = emit(site, "Namespace")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert "hostPath" in comment(
+        emit_kubernetes(policy, site, PARTS), "authz-server.yaml"
+    )
+
+
+def test_in_the_upstreams_pods_the_server_comes_by_a_component(
+    policy: AccessPolicy, plain: Site, applied: Applied
+) -> None:
+    site = replace(plain, server=Server(shape=Shape.SIDECAR))
+
+    manifests = emit_kubernetes(policy, site, PARTS)
+
+    own = [item for item in applied(manifests) if item["kind"] != "NetworkPolicy"]
+    assert {(item["kind"], item["metadata"]["namespace"]) for item in own} == {
+        ("ConfigMap", "data"),
+        ("ConfigMap", "inference"),
+    }
+    [component] = [item for item in manifests if item.name.startswith("sidecar/")]
+    content = yaml.safe_load(component.text)
+    assert content["kind"] == "Component"
+    assert [item["target"] for item in content["patches"]] == [
+        {
+            "kind": "Deployment|StatefulSet|DaemonSet",
+            "namespace": namespace,
+            "labelSelector": f"app={app}",
+        }
+        for namespace, app in (("data", "minio"), ("inference", "triton"))
+    ]
+    for item in content["patches"]:
+        pod = yaml.safe_load(item["patch"])["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        # Envoy may be any user, and opens the socket by its group.
+        assert pod["securityContext"]["supplementalGroups"] == [65532]
+        assert container["securityContext"]["runAsGroup"] == 65532
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_the_server_accepts_the_configuration_of_each_shape(
+    emit: Callable[..., Mapping[str, Any]], plain: Site, shape: Shape, tmp_path: Path
+) -> None:
+    site = replace(plain, server=Server(shape=shape), spire=Spire())
+    path = tmp_path / "config.yaml"
+    path.write_text(emit(site, "ConfigMap")["data"]["config.yaml"])
+
+    config = load_config(path, {}, {})
+
+    assert config.identity.workload_api == f"unix://{Spire().agent_socket}"
+    assert config.listen.address.startswith(
+        "tcp://" if shape is Shape.DEPLOYMENT else "unix://"
+    )
+
+
+def test_bundles_come_from_spire_where_it_is(
+    emit: Callable[..., Mapping[str, Any]], plain: Site
+) -> None:
+    site = replace(plain, spire=Spire(agent_socket="/spiffe/agent.sock"))
+
+    pod = emit(site, "Deployment")["spec"]["template"]["spec"]
+
+    assert {
+        "name": "authz-server-spire",
+        "csi": {"driver": "csi.spiffe.io", "readOnly": True},
+    } in pod["volumes"]
+    assert {
+        "name": "authz-server-spire",
+        "mountPath": "/spiffe",
+        "readOnly": True,
+    } in pod["containers"][0]["volumeMounts"]
