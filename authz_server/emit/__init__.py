@@ -7,5 +7,8 @@ on every machine.
 
 from typing import Final
 
-TARGET_NAMES: Final = ("kubernetes", "istio", "helm")
+TARGET_NAMES: Final = ("kubernetes", "istio", "spire", "helm")
 """In the order in which they are to be applied."""
+
+CLUSTER_TARGETS: Final = ("kubernetes", "istio", "spire", "cilium")
+"""Those whose files are objects that a cluster holds."""

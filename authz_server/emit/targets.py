@@ -11,6 +11,7 @@ from authz_server.emit.helm import emit_helm
 from authz_server.emit.istio import emit_istio
 from authz_server.emit.kubernetes import emit_kubernetes
 from authz_server.emit.manifest import Manifest
+from authz_server.emit.spire import emit_spire
 from authz_server.policy.model import AccessPolicy
 from authz_server.site.model import Site
 
@@ -36,6 +37,7 @@ TARGETS: Final[Mapping[str, Emitter]] = MappingProxyType(
             source.policy, source.site, source.parts
         ),
         "istio": lambda source: emit_istio(source.policy, source.site),
+        "spire": lambda source: emit_spire(source.policy, source.site),
         "helm": lambda source: emit_helm(source.policy, source.site, source.parts),
     }
 )

@@ -24,7 +24,12 @@ _NOT_STRINGS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "fa
 _NULLS: Final = frozenset({"null", "nan", "inf"})
 
 
-class _Dumper(yaml.SafeDumper):
+# libyaml is some ten times faster, and every wheel of PyYAML has it. Without it only
+# characters beyond the Basic Multilingual Plane are spelled in another way.
+_LIBRARY: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(_LIBRARY):  # type: ignore[misc]
     """Block style, in the order given, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 - PyYAML's

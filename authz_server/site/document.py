@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from authz_server.errors import SpiffeIdError
 from authz_server.identity.spiffe_id import SpiffeId, TrustDomain
 from authz_server.policy.document import API_VERSION, read_constant, read_text
@@ -30,6 +33,7 @@ from authz_server.site.model import (
     Federation,
     Istio,
     Mesh,
+    OpenZiti,
     Pods,
     Ports,
     Server,
@@ -48,6 +52,9 @@ _MAX_REPLICAS: Final = 1000
 _SELECTOR: Final = re.compile(r"[a-z0-9_]+:[!-~]+( [!-~]+)*", re.ASCII)
 _ADDRESS: Final = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:]+\]):([0-9]{1,5})", re.ASCII)
 _URL: Final = re.compile(r"https://[a-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?", re.ASCII)
+_DOMAIN: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.ASCII)
+# Google's own rule, with the domain that old IDs have in front.
+_PROJECT: Final = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", re.ASCII)
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+", re.ASCII)
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", re.ASCII)
 
@@ -107,7 +114,7 @@ class _Reader:
             (),
             (
                 *("mesh", "ports", "server", "cluster", "istio", "monitoring"),
-                *("spire", "federation", "boxes"),
+                *("spire", "federation", "boxes", "openziti"),
             ),
         )
         site = Site(
@@ -124,6 +131,7 @@ class _Reader:
                     self._problems, spec.get("boxes"), "boxes", self._box
                 ).values()
             ),
+            openziti=self._openziti(spec.get("openziti")),
         )
         if site.mesh is Mesh.SIDECAR and site.server.shape is not Shape.DEPLOYMENT:
             self._problems.add(
@@ -214,6 +222,8 @@ class _Reader:
             (
                 *("namespace", "podSelector", "address", "agentSocket"),
                 *("clusterName", "className", "x509TTL", "jwtTTL"),
+                *("agentNamespace", "agentServiceAccount"),
+                *("azureTenant", "gcpProjects"),
             ),
         )
         default = Spire()
@@ -234,6 +244,14 @@ class _Reader:
                 default.agent_socket,
             ),
             cluster_name=self._name(fields.get("clusterName"), "clusterName", ""),
+            agent_namespace=self._name(
+                fields.get("agentNamespace"), "agentNamespace", default.agent_namespace
+            ),
+            agent_account=self._name(
+                fields.get("agentServiceAccount"),
+                "agentServiceAccount",
+                default.agent_account,
+            ),
             class_name=self._name(fields.get("className"), "className", ""),
             x509_ttl_s=self._integer(
                 fields.get("x509TTL"), "x509TTL", _MAX_TTL_S, default.x509_ttl_s
@@ -241,7 +259,26 @@ class _Reader:
             jwt_ttl_s=self._integer(
                 fields.get("jwtTTL"), "jwtTTL", _MAX_TTL_S, default.jwt_ttl_s
             ),
+            azure_tenant=self._matching(
+                fields.get("azureTenant"),
+                "azureTenant",
+                _DOMAIN,
+                "",
+                "factory.onmicrosoft.com",
+            ),
+            gcp_projects=self._projects(fields.get("gcpProjects")),
         )
+
+    def _projects(self, node: Node | None) -> tuple[str, ...]:
+        projects = self._problems.strings(node, "gcpProjects")
+        for project in projects:
+            if _PROJECT.fullmatch(project.text) is None:
+                self._problems.add(
+                    project,
+                    f"{project.text!r} is no ID of a project",
+                    "write e.g. factory-edge-7",
+                )
+        return tuple(sorted(project.text for project in projects))
 
     def _federation(self, node: Node | None) -> tuple[Federation, ...]:
         return tuple(
@@ -294,6 +331,8 @@ class _Reader:
                 + ("has no selectors" if selectors else "needs selectors of the node"),
                 "take nodeSelectors out" if selectors else "add nodeSelectors",
             )
+        else:
+            self._check_types(fields.get("nodeSelectors"), selectors, attestor)
         return Box(
             name=name,
             attestor=attestor,
@@ -307,6 +346,18 @@ class _Reader:
                 )
             ),
         )
+
+    def _check_types(
+        self, node: Node | None, selectors: Iterable[str], attestor: Attestor
+    ) -> None:
+        # An attestor's selectors begin with its name, so no other can ever be true.
+        for selector in selectors:
+            if not selector.startswith(f"{attestor}:") and node is not None:
+                self._problems.add(
+                    node,
+                    f"{attestor} attests no node with {selector!r}",
+                    f"write {attestor}:KEY:VALUE",
+                )
 
     def _upstreams(self, node: Node | None, what: str) -> tuple[str, ...]:
         names = self._problems.strings(node, f"serves of {what}")
@@ -339,6 +390,28 @@ class _Reader:
             spiffe_id or SpiffeId(self._policy.trust_domain, ("none",)),
             self._selectors(fields.get("selectors"), "selectors"),
         )
+
+    def _openziti(self, node: Node | None) -> OpenZiti:
+        fields = self._fields(node, "openziti", ("certificateAuthority",))
+        scalar = self._problems.string(
+            fields.get("certificateAuthority"), "certificateAuthority"
+        )
+        if scalar is None:
+            return OpenZiti()
+        try:
+            found = x509.load_pem_x509_certificates(scalar.text.encode())
+        except ValueError:
+            found = []
+        if len(found) != 1:
+            self._problems.add(
+                scalar,
+                "certificateAuthority is not one certificate in PEM",
+                "write |- and the root that SVIDs lead to, from BEGIN to END",
+            )
+            return OpenZiti()
+        # Written anew, so that nothing goes along that stands beside it, such as a key.
+        pem = found[0].public_bytes(Encoding.PEM)
+        return OpenZiti(pem.decode("ascii"))
 
     # Values.
 

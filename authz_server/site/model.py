@@ -119,17 +119,24 @@ class Spire:
         address: where agents outside the cluster reach it, ``HOST:PORT``.
         agent_socket: path of the Workload API's unix socket.
         cluster_name: the cluster's name in k8s_psat attestation.
+        agent_namespace, agent_account: what its agents in the cluster run as.
         class_name: of the controller manager that is to act; empty for any.
         x509_ttl_s, jwt_ttl_s: lifetimes of SVIDs.
+        azure_tenant: domain of the tenant that boxes in Azure belong to.
+        gcp_projects: IDs of the projects that boxes in Google's cloud belong to.
     """
 
     server: Pods | None = None
     address: str = ""
     agent_socket: str = "/run/spire/agent/api.sock"
     cluster_name: str = ""
+    agent_namespace: str = "spire-system"
+    agent_account: str = "spire-agent"
     class_name: str = ""
     x509_ttl_s: int = 3600
     jwt_ttl_s: int = 300
+    azure_tenant: str = ""
+    gcp_projects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,18 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenZiti:
+    """The OpenZiti network that callers without a common network meet in.
+
+    Attributes:
+        certificate_authority: PEM of the one certificate that SVIDs of the policy's
+            trust domain lead to; empty if its controller has it already.
+    """
+
+    certificate_authority: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where a policy is enforced.
 
@@ -212,3 +231,4 @@ class Site:
     spire: Spire | None = None
     federation: tuple[Federation, ...] = ()
     boxes: tuple[Box, ...] = ()
+    openziti: OpenZiti = OpenZiti()

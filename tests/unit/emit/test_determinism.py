@@ -11,7 +11,7 @@ from emission import PARTS
 from authz_server.emit import TARGET_NAMES
 from authz_server.emit.targets import TARGETS, Source
 from authz_server.policy.model import AccessPolicy, Upstream
-from authz_server.site.model import Site
+from authz_server.site.model import Attestor, Box, Site, Spire
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "plant-7.yaml"
@@ -31,7 +31,8 @@ def test_the_hash_seed_changes_no_byte() -> None:
                     "args = parser.parse_args(sys.argv[1:])\n"
                     "raise SystemExit(args.run(args))\n"
                 ),
-                *("emit", "kubernetes", "istio", "--policy", str(EXAMPLE)),
+                *("emit", *TARGET_NAMES, "--policy", str(EXAMPLE)),
+                *("--site", str(EXAMPLE.with_name("plant-7-site.yaml"))),
             ],
             env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -48,6 +49,12 @@ def test_the_hash_seed_changes_no_byte() -> None:
 def test_the_order_of_the_policys_sections_changes_no_byte(
     policy: AccessPolicy, mesh: Site
 ) -> None:
+    site = replace(
+        mesh,
+        spire=Spire(address="spire.example:8081"),
+        boxes=(Box("b", Attestor.JOIN_TOKEN, serves=("triton",)),),
+    )
+
     def upside_down(upstream: Upstream) -> Upstream:
         selector = dict(reversed([*upstream.pod_selector.items(), ("tier", "gpu")]))
         return replace(upstream, pod_selector=selector)
@@ -69,7 +76,7 @@ def test_the_order_of_the_policys_sections_changes_no_byte(
 
     for target in TARGET_NAMES:
         texts = [
-            [m.text for m in TARGETS[target](Source(item, mesh, PARTS))]
+            [m.text for m in TARGETS[target](Source(item, site, PARTS))]
             for item in (one, other)
         ]
         assert texts[0] == texts[1]
