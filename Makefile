@@ -34,6 +34,13 @@ CONNECTIVITY_VERSION := 1.1.1
 CONNECTIVITY := $(CACHE)/connectivity-$(CONNECTIVITY_VERSION)/connectivity
 SPIRE_CONTROLLER_VERSION := 0.6.3
 SPIRE_CONTROLLER := $(CACHE)/spire-controller-$(SPIRE_CONTROLLER_VERSION)/spire_controller
+KUBERNETES_VERSION := 1.36.3
+KUBERNETES := $(CACHE)/kubernetes-$(KUBERNETES_VERSION)/kube-apiserver
+HELM_VERSION := 4.3.1
+HELM := $(CACHE)/helm-$(HELM_VERSION)/helm
+ISTIO_API_VERSION := 1.31.4
+CILIUM_VERSION := 1.20.2
+CRDS := $(CACHE)/crds-$(ISTIO_API_VERSION)-$(SPIRE_CONTROLLER_VERSION)-$(CILIUM_VERSION)/.ready
 
 BIN := .venv/bin
 # What the environment is made of: a changed core is built again.
@@ -119,7 +126,7 @@ spire: $(SPIRE) ## build the pinned SPIRE server and agent
 
 build_judge = cd $(1) && CGO_ENABLED=0 nice go build -ldflags '-s -w' -o $@ $(2) && touch $@
 
-$(ISTIOCTL): tests/go/istio/go.mod tests/go/istio/go.sum
+$(ISTIOCTL):
 	$(say) "istioctl in $(dir $@) (once, about six minutes)"
 	@$(call build_judge,tests/go/istio,istio.io/istio/istioctl/cmd/istioctl)
 
@@ -127,7 +134,7 @@ $(ISTIOD_CONFIG): $(wildcard tests/go/istio/go.* tests/go/istio/istiod_config/*)
 	$(say) "istiod's generators in $(dir $@) (once, about two minutes after istioctl)"
 	@$(call build_judge,tests/go/istio,./istiod_config)
 
-$(NETPOL_ANALYZER): $(wildcard tests/go/network/netpol_analyzer/*)
+$(NETPOL_ANALYZER):
 	$(say) "netpol-analyzer $(NETPOL_ANALYZER_VERSION) in $(dir $@) (once, about a minute)"
 	@$(call build_judge,tests/go/network/netpol_analyzer,github.com/np-guard/netpol-analyzer/cmd/netpolicy)
 
@@ -139,7 +146,30 @@ $(SPIRE_CONTROLLER): $(wildcard tests/go/spire_controller/*)
 	$(say) "SPIRE's controller manager $(SPIRE_CONTROLLER_VERSION) in $(dir $@) (once, about two minutes)"
 	@$(call build_judge,tests/go/spire_controller,.)
 
+$(KUBERNETES):
+	$(say) "kube-apiserver, kubectl and etcd in $(dir $@) (once, about eight minutes)"
+	@scripts/kubernetes/build $(dir $@)
+
+.PHONY: kubernetes
+kubernetes: $(KUBERNETES) ## build the pinned kube-apiserver, kubectl and etcd
+
+$(HELM):
+	$(say) "Helm $(HELM_VERSION) in $(dir $@) (once, about three minutes)"
+	@GOBIN=$(dir $@) CGO_ENABLED=0 nice go install -trimpath -ldflags '-s -w' helm.sh/helm/v4/cmd/helm@v$(HELM_VERSION)
+
+.PHONY: helm
+helm: $(HELM) ## build the pinned Helm
+
+$(CRDS): scripts/crds/copy
+	$(say) "CRDs of Istio, SPIRE's controller manager and Cilium in $(dir $@) (once, some seconds)"
+	@scripts/crds/copy $(dir $@) v$(ISTIO_API_VERSION) v$(SPIRE_CONTROLLER_VERSION) v$(CILIUM_VERSION)
+	@touch $@
+
+.PHONY: crds
+crds: $(CRDS) ## fetch the CRDs that the emitted objects are judged by
+
 JUDGES := $(ISTIOCTL) $(ISTIOD_CONFIG) $(NETPOL_ANALYZER) $(CONNECTIVITY) $(SPIRE_CONTROLLER)
+JUDGES += $(KUBERNETES) $(HELM) $(CRDS)
 
 .PHONY: judges
 judges: $(JUDGES) ## build what judges the emitted manifests: Istio, NetworkPolicy engines, SPIRE's controller
@@ -203,7 +233,7 @@ differential: $(READY) $(TRITON)/.ready ## compare CASES generated calls with wh
 policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again
 	@$(BIN)/authz-server policy build -o authz_server/policy/rego/bundle.tar.gz
 
-EMITTED := kubernetes istio
+EMITTED := kubernetes istio spire controller helm
 
 .PHONY: manifests
 manifests: $(READY) ## emit the example policy's manifests again
