@@ -23,7 +23,10 @@ COMMANDS = (
     "policy",
     "audit",
     "emit",
+    "plan",
+    "apply",
     "map",
+    "controller",
     "triton-flags",
     "demo",
 )

@@ -59,6 +59,6 @@ def load_source(args: argparse.Namespace, targets: Collection[str] = ()) -> Sour
             )
     if args.site is not None:
         site = load_site(args.site, policy)
-    else:
-        site = Site(mesh=Mesh.SIDECAR if "istio" in targets else Mesh.NONE)
-    return Source(policy, site, parts)
+        return Source(policy, site, parts, read_text(args.site))
+    mesh = Mesh.SIDECAR if "istio" in targets else Mesh.NONE
+    return Source(policy, Site(mesh=mesh), parts)

@@ -7,7 +7,15 @@ on every machine.
 
 from typing import Final
 
-TARGET_NAMES: Final = ("kubernetes", "istio", "spire", "helm")
+TARGET_NAMES: Final = (
+    "kubernetes",
+    "istio",
+    "spire",
+    "cilium",
+    "openziti",
+    "controller",
+    "helm",
+)
 """In the order in which they are to be applied."""
 
 CLUSTER_TARGETS: Final = ("kubernetes", "istio", "spire", "cilium")

@@ -69,7 +69,7 @@ def kustomization(manifests: tuple[Manifest, ...]) -> Manifest:
     """Return the file that lists those of `manifests` that are to be applied."""
     return settings_file(
         KUSTOMIZATION,
-        (notes.GENERATED, "Apply with: kubectl apply -k ."),
+        (notes.GENERATED, "Apply with: kubectl apply --server-side -k ."),
         {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",

@@ -75,6 +75,25 @@ keep, pod-security.kubernetes.io/enforce=restricted; on nodes, privileged.
 """,
 )
 
+CRD: Final = """
+AccessPolicy as a kind of Kubernetes, by the published schema. Files that kubectl reads
+must quote the key "on" of grants and denials: YAML 1.1, which it reads, takes the bare
+word for true.
+"""
+
+CONTROLLER: Final = (
+    """
+Keeps the cluster as the AccessPolicy objects in this namespace say. Of the two pods one
+acts. May write what it emits and no more: the server's own kinds only where the server
+runs, no Secret, no RBAC, and no namespace is ever deleted.
+""",
+    """
+It reads the site file here; another site is another ConfigMap, and new pods. Deleting
+an AccessPolicy takes no fence down: what it gave stays until it is deleted by its label
+app.kubernetes.io/part-of.
+""",
+)
+
 NAMESPACES: Final = "These namespaces must exist already: {names}."
 
 PORTS_BEHIND_SIDECAR: Final = """

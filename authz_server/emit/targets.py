@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from authz_server.emit.cilium import emit_cilium
+from authz_server.emit.controller import emit_controller
 from authz_server.emit.helm import emit_helm
 from authz_server.emit.istio import emit_istio
 from authz_server.emit.kubernetes import emit_kubernetes
 from authz_server.emit.manifest import Manifest
+from authz_server.emit.openziti import emit_openziti
 from authz_server.emit.spire import emit_spire
 from authz_server.policy.model import AccessPolicy
 from authz_server.site.model import Site
@@ -22,11 +25,13 @@ class Source:
 
     Attributes:
         parts: the policy's own files by name, as they are.
+        site_text: the site file as it is; empty for a site of defaults.
     """
 
     policy: AccessPolicy
     site: Site
     parts: Mapping[str, str]
+    site_text: str = ""
 
 
 Emitter = Callable[[Source], tuple[Manifest, ...]]
@@ -38,6 +43,11 @@ TARGETS: Final[Mapping[str, Emitter]] = MappingProxyType(
         ),
         "istio": lambda source: emit_istio(source.policy, source.site),
         "spire": lambda source: emit_spire(source.policy, source.site),
+        "cilium": lambda source: emit_cilium(source.policy, source.site),
+        "openziti": lambda source: emit_openziti(source.policy, source.site),
+        "controller": lambda source: emit_controller(
+            source.policy, source.site, source.site_text
+        ),
         "helm": lambda source: emit_helm(source.policy, source.site, source.parts),
     }
 )

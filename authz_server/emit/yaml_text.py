@@ -29,7 +29,7 @@ _NULLS: Final = frozenset({"null", "nan", "inf"})
 _LIBRARY: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-class _Dumper(_LIBRARY):  # type: ignore[misc]
+class _Dumper(_LIBRARY):  # type: ignore[misc, valid-type]
     """Block style, in the order given, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401 - PyYAML's

@@ -15,11 +15,13 @@ EXAMPLE = ROOT / "examples" / "plant-7.yaml"
 
 def test_the_manifests_are_what_is_emitted_for_the_example() -> None:
     policy = load_policy(EXAMPLE)
-    site = load_site(EXAMPLE.with_name("plant-7-site.yaml"), policy)
+    site_file = EXAMPLE.with_name("plant-7-site.yaml")
+    site = load_site(site_file, policy)
     parts = {EXAMPLE.name: EXAMPLE.read_text(encoding="utf-8")}
+    source = Source(policy, site, parts, site_file.read_text(encoding="utf-8"))
     emitted = {
         name: manifest.text.encode()
-        for name, manifest in emit(Source(policy, site, parts), TARGET_NAMES).items()
+        for name, manifest in emit(source, TARGET_NAMES).items()
     }
     folder = ROOT / "manifests"
 

@@ -11,7 +11,7 @@ from emission import PARTS
 from authz_server.emit import TARGET_NAMES
 from authz_server.emit.targets import TARGETS, Source
 from authz_server.policy.model import AccessPolicy, Upstream
-from authz_server.site.model import Attestor, Box, Site, Spire
+from authz_server.site.model import Attestor, Box, Cluster, Site, Spire
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "plant-7.yaml"
@@ -51,6 +51,7 @@ def test_the_order_of_the_policys_sections_changes_no_byte(
 ) -> None:
     site = replace(
         mesh,
+        cluster=Cluster(api_server=("10.0.0.1/32",)),
         spire=Spire(address="spire.example:8081"),
         boxes=(Box("b", Attestor.JOIN_TOKEN, serves=("triton",)),),
     )

@@ -1,0 +1,185 @@
+"""The controller: watches, reconciles what changed, and everything now and then."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from authz_server.cluster.client import Cluster
+from authz_server.cluster.kinds import Key
+from authz_server.controller.election import Election
+from authz_server.controller.pods import Pod
+from authz_server.controller.reconciling import NoLongerLeadingError, Reconciler
+from authz_server.controller.status import Outcome, event, has_changed, new_status
+from authz_server.controller.watching import Copy
+from authz_server.emit.crd import GROUP, KIND, VERSION
+from authz_server.emit.manifest import Object
+from authz_server.errors import SetupError
+from authz_server.site.model import SERVER
+
+_log = logging.getLogger(__name__)
+
+LEASE_NAME: Final = f"{SERVER}-controller"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+_SETTLE_S: Final = 0.5
+"""Changes come in swarms: a rollout changes every pod."""
+
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An AccessPolicy as it was last seen: another one only if somebody changed it.
+
+    Attributes:
+        item: not compared, since our own status changes it.
+    """
+
+    uid: str
+    generation: int
+    item: Object = field(compare=False)
+
+    @classmethod
+    def of(cls, item: Object) -> _Kept:
+        meta = item["metadata"]
+        return cls(meta["uid"], meta["generation"], item)
+
+
+class Controller:
+    """Reconciles the AccessPolicies of one namespace.
+
+    Args:
+        namespace: theirs, and that of the Lease.
+        identity: of this process alone.
+        make_reconciler: is given what says whether this controller leads.
+        resync_s: how often everything is looked at again, changed or not.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        identity: str,
+        make_reconciler: Callable[[Callable[[], bool]], Reconciler],
+        resync_s: float,
+    ) -> None:
+        self._cluster = cluster
+        self._resync_s = resync_s
+        self._wake = threading.Event()
+        self._due: set[Name] = set()
+        self._is_all_due = threading.Event()
+        self._is_told = threading.Lock()
+        self._outcomes: dict[Name, Outcome] = {}
+        self._election = Election(
+            cluster, namespace, LEASE_NAME, identity, self._everything_is_due
+        )
+        self._reconciler = make_reconciler(lambda: self._election.is_leading)
+        self._policies: Copy[_Kept] = Copy(
+            cluster, (API_VERSION, KIND), namespace, _Kept.of, self._is_due
+        )
+        self._pods: Copy[Pod] = Copy(
+            cluster, ("v1", "Pod"), "", Pod.of, lambda *_: self._wake.set()
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch and reconcile until `stop` is set and `wake` was called."""
+        election = threading.Thread(target=self._election.run, args=(stop,))
+        # A watch ends when the server ends it, which may be half a minute from now.
+        watches = [
+            threading.Thread(target=copy.run, args=(stop,), daemon=True)
+            for copy in (self._policies, self._pods)
+        ]
+        for thread in (election, *watches):
+            thread.start()
+        all_due_s = time.monotonic()
+        while not stop.is_set():
+            self._wake.wait(max(0.0, all_due_s - time.monotonic()))
+            stop.wait(_SETTLE_S)
+            self._wake.clear()
+            is_ready = self._policies.is_complete.is_set() and (
+                self._pods.is_complete.is_set()
+            )
+            if not (is_ready and self._election.is_leading):
+                stop.wait(_SETTLE_S)
+                continue
+            if time.monotonic() >= all_due_s:
+                self._everything_is_due()
+                all_due_s = time.monotonic() + self._resync_s
+            self._look(stop)
+        election.join()
+
+    def wake(self) -> None:
+        """Let the loop see at once that it is to stop."""
+        self._wake.set()
+
+    def _is_due(self, namespace: str, name: str) -> None:
+        with self._is_told:
+            self._due.add((namespace, name))
+        self._wake.set()
+
+    def _everything_is_due(self) -> None:
+        self._is_all_due.set()
+        self._wake.set()
+
+    def _look(self, stop: threading.Event) -> None:
+        """Reconcile what is due; for the rest, only look at its pods again."""
+        policies, pods = self._policies.snapshot(), self._pods.snapshot()
+        with self._is_told:
+            due, self._due = self._due, set()
+        if self._is_all_due.is_set():
+            self._is_all_due.clear()
+            due |= policies.keys()
+        for name in sorted(due - policies.keys()):
+            self._outcomes.pop(name, None)
+            _log.warning("AccessPolicy %s is gone; what it gave stays", "/".join(name))
+        for name, kept in sorted(policies.items()):
+            if stop.is_set():
+                return
+            try:
+                if name in due or name not in self._outcomes:
+                    outcome = self._reconciler.reconcile(kept.item, pods.values())
+                else:
+                    outcome = self._seen_again(name, kept, pods.values())
+            except NoLongerLeadingError:
+                _log.warning("stopped: another controller leads")
+                return
+            self._tell(name, kept.item, outcome)
+
+    def _seen_again(self, name: Name, kept: _Kept, pods: Iterable[Pod]) -> Outcome:
+        found = self._reconciler.findings(kept.item, pods)
+        return replace(self._outcomes[name], findings=found, changed=0)
+
+    def _tell(self, name: Name, item: Object, outcome: Outcome) -> None:
+        """Write status and event, if there is anything new to say."""
+        before = self._outcomes.get(name)
+        self._outcomes[name] = outcome
+        at = dt.datetime.now(dt.UTC)
+        is_news = before is None or (
+            (before.state, before.message, before.findings)
+            != (outcome.state, outcome.message, outcome.findings)
+        )
+        try:
+            current = self._cluster.find(Key.of(item))
+            if current is None:
+                return
+            status = new_status(current, outcome, at)
+            if has_changed(current, status):
+                self._cluster.apply_status(current, status)
+            if is_news or outcome.changed:
+                self._cluster.create(event(current, outcome, at))
+        except SetupError as error:
+            _log.warning("the status of %s can't be written: %s", "/".join(name), error)
+        if is_news or outcome.changed:
+            _log.info(
+                "AccessPolicy %s: %s: %s (%d changed)",
+                "/".join(name),
+                outcome.state.reason,
+                outcome.message,
+                outcome.changed,
+            )
