@@ -76,8 +76,18 @@ class GrpcUpstream(grpc.GenericRpcHandler):
         self, details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         if details.method == STREAM:
-            return grpc.stream_stream_rpc_method_handler(lambda messages, _: messages)
+            return grpc.stream_stream_rpc_method_handler(self._echo)
         return grpc.unary_unary_rpc_method_handler(lambda message, _: message)
+
+    def _echo(
+        self, messages: Iterator[bytes], _: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        for message in messages:
+            # What stands in the place of a denied message no protobuf reader takes; to
+            # Triton it is the end of the caller's half.
+            if len(message) == 1:
+                return
+            yield message
 
 
 @contextlib.contextmanager
@@ -100,7 +110,7 @@ def upstreams() -> Iterator[tuple[Address, Address]]:
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[Address]:
+def server(folder: Path, policy: Path) -> Iterator[Address]:
     """Yield where authz-server listens, by its emitted configuration.
 
     Trust bundles come from a file, in the place of SPIRE's agent.
@@ -109,7 +119,7 @@ def server(folder: Path) -> Iterator[Address]:
     settings = emitted_settings()
     assert settings["listen"]["address"] == "tcp://127.0.0.1:9191"
     settings["listen"] = {"address": f"tcp://127.0.0.1:{port}"}
-    settings["policy"] = {"file": str(EXAMPLE)}
+    settings["policy"] = {"file": str(policy)}
     bundle = write_bundle(folder, FACTORY_CA)
     settings["identity"] = {"bundles": {FACTORY_CA.trust_domain: str(bundle)}}
     settings["audit"] = {"file": str(folder / "audit.jsonl")}
@@ -235,16 +245,22 @@ def ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, change: Callable[[list[Object]], None] = lambda _: None
+    folder: Path,
+    change: Callable[[list[Object]], None] = lambda _: None,
+    policy: Path = EXAMPLE,
 ) -> Iterator[Mesh]:
-    """Yield the mesh under the emitted objects, after `change`."""
+    """Yield the mesh under the emitted objects, after `change`.
+
+    Args:
+        policy: what the server decides by.
+    """
     folder = folder.resolve()
     objects = copy.deepcopy(emitted())
     change(objects)
     objects += around()
     with contextlib.ExitStack() as stack:
         web, calls = stack.enter_context(upstreams())
-        place = stack.enter_context(server(folder))
+        place = stack.enter_context(server(folder, policy))
         authz = stack.enter_context(
             sidecar(
                 folder / "authz",

@@ -16,8 +16,9 @@ from judges import Object
 
 from authz_server.demo.envoy import READY_S, Envoy
 
-EXT_AUTHZ, RBAC, ROUTER, MANAGER = (
+EXT_AUTHZ, EXT_PROC, RBAC, ROUTER, MANAGER = (
     "envoy.filters.http.ext_authz",
+    "envoy.filters.http.ext_proc",
     "envoy.filters.http.rbac",
     "envoy.filters.http.router",
     "envoy.filters.network.http_connection_manager",

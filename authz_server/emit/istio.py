@@ -11,7 +11,12 @@ from typing import Any, Final
 
 from authz_server.emit import notes
 from authz_server.emit.callers import Callers, callers
-from authz_server.emit.envoy_filters import MAX_BODY_BYTES, STREAM_PATH, envoy_filter
+from authz_server.emit.envoy_filters import (
+    CHECK_TIMEOUT,
+    MAX_BODY_BYTES,
+    STREAM_PATH,
+    envoy_filter,
+)
 from authz_server.emit.manifest import (
     SERVER_LABELS,
     Manifest,
@@ -31,8 +36,6 @@ from authz_server.policy.model import AccessPolicy, Upstream
 from authz_server.site.model import SERVER, Mesh, Shape, Site
 
 SECURITY: Final = "security.istio.io/v1"
-CHECK_TIMEOUT: Final = "0.5s"
-"""Istio's default is 600 s: a server that hangs would hang every call."""
 
 
 def emit_istio(policy: AccessPolicy, site: Site) -> tuple[Manifest, ...]:

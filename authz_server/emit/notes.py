@@ -174,10 +174,12 @@ bytes is answered with 413 and never checked; a gRPC client sees UNKNOWN. The se
 must accept messages larger than that.
 """,
     """
-Without body: {stream}, since a check that waits for the stream's end would hang it. The
-server decides it by caller and upstream alone, when it opens: a model named later in
-the stream is not checked. Also HTTP inference, whose model is in the path, so its size
-is not limited here. All other HTTP calls are held back until complete, loading a model
+Without body: {stream}, since a check that waits for the stream's end would hang it. Its
+messages pass the gate instead (ext_proc), where the server judges each by itself; the
+gate also takes out of lists of models what a caller may not see. Filter and routes
+belong together: a route without the filter would leave a stream's later messages
+unjudged. Also without body: HTTP inference, whose model is in the path, so its size is
+not limited here. All other HTTP calls are held back until complete, loading a model
 with files too, and the limit holds for them.
 """,
 )

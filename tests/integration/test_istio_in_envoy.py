@@ -16,7 +16,7 @@ from checks import CAMERA, DEPLOYER, FORECASTER, INFER, len_field
 from emitted_istio import PORTS, STREAM, one
 from istio_mesh import Mesh, ask, channel_to, running
 from judges import Object
-from parts import FACTORY_CA, SUPPLIER_CA, eventually
+from parts import EXAMPLE, FACTORY_CA, SUPPLIER_CA, eventually
 
 from authz_server.demo.pki import Svid
 
@@ -154,6 +154,59 @@ def stream_code(mesh: Mesh, caller: Svid, timeout_s: float) -> grpc.StatusCode:
 def test_a_stream_is_decided_before_its_first_message(mesh: Mesh) -> None:
     stranger = FACTORY_CA.issue(STRANGER)
     assert stream_code(mesh, stranger, 15) is DENIED
+
+
+def stream(mesh: Mesh, caller: Svid, *models: bytes) -> tuple[int, grpc.StatusCode]:
+    """Return how many messages of a stream came back, and how it ended.
+
+    Each message is sent when the one before it was answered.
+    """
+    answered = threading.Semaphore(1)
+    ended = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        for model in models:
+            answered.acquire(timeout=10)
+            if ended.is_set():
+                return
+            yield len_field(1, model) + len_field(2, b"1")
+
+    count = 0
+    with mesh.channel(caller) as channel:
+        call = channel.stream_stream(STREAM)(messages(), timeout=15)
+        try:
+            for _ in call:
+                count += 1
+                answered.release()
+        except grpc.RpcError:
+            pass
+        finally:
+            ended.set()
+            answered.release()
+        return count, call.code()
+
+
+def test_each_message_of_a_stream_is_judged(mesh: Mesh, tmp_path: Path) -> None:
+    text = EXAMPLE.read_text().replace(
+        "[inference, metadata", "[inference-stream, inference, metadata"
+    )
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(text)
+    camera = FACTORY_CA.issue(CAMERA)
+
+    with running(tmp_path, policy=policy) as streaming:
+        own, other = b"defect-detection", b"demand-forecast"
+        assert stream(streaming, camera, own, own, own) == (3, OK)
+        assert stream(streaming, camera, own, other, own) == (1, DENIED)
+        assert stream(streaming, camera, other) == (0, DENIED)
+        events = [
+            (item["decision"], item["model"])
+            for item in streaming.events()
+            if item["action"] == "inference-stream" and item["model"]
+        ]
+    assert ("deny", "demand-forecast") in events
+    # Without the action in a role no stream begins.
+    assert stream(mesh, camera, own) == (0, DENIED)
 
 
 def test_without_the_emitted_route_a_stream_would_hang(tmp_path: Path) -> None:

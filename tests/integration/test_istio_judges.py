@@ -23,6 +23,7 @@ from emitted_istio import (
 )
 from istio_sidecar import (
     EXT_AUTHZ,
+    EXT_PROC,
     MANAGER,
     RBAC,
     ROUTER,
@@ -152,14 +153,40 @@ def test_only_mtls_of_the_own_trust_domain_gets_in(
 def test_a_stream_is_not_held_back_and_a_unary_call_is(
     triton: dict[str, list[Object]],
 ) -> None:
-    names = list(routes(triton, 8001))
-    stream = routes(triton, 8001)[names[0]]
-    override = stream["typed_per_filter_config"][EXT_AUTHZ]["check_settings"]
+    found = routes(triton, 8001)
+    settings = found["authz-server-stream"]["typed_per_filter_config"]
 
-    assert stream["match"] == {"path": STREAM}
-    assert override == {"disable_request_body_buffering": True}
-    assert names[-1] == "default"
+    assert found["authz-server-stream"]["match"] == {"path": STREAM}
+    assert settings[EXT_AUTHZ]["check_settings"] == {
+        "context_extensions": {"gate": "ext_proc"},
+        "disable_request_body_buffering": True,
+    }
+    assert settings[EXT_PROC]["overrides"]["processing_mode"]["request_body_mode"] == (
+        "STREAMED"
+    )
+    assert list(found)[-1] == "default"
     assert "typed_per_filter_config" not in routes(triton, 8001)["default"]
+
+
+@pytest.mark.parametrize("port", [8000, 8001])
+def test_the_gate_stands_before_the_router_and_behind_every_other_check(
+    triton: dict[str, list[Object]], port: int
+) -> None:
+    names = [item["name"] for item in manager(triton, port)["http_filters"]]
+    (gate,) = http_filters(triton, port, EXT_PROC)
+    before = names.index(EXT_PROC)
+
+    assert names[before + 1] == ROUTER
+    assert {EXT_AUTHZ, RBAC} <= set(names[:before])
+    (item,) = (
+        one for one in manager(triton, port)["http_filters"] if one["name"] == EXT_PROC
+    )
+    assert item["disabled"] is True
+    proxy = gate["grpc_service"]["envoy_grpc"]
+    assert proxy["cluster_name"] == PROVIDER
+    # What istiod itself names the server by.
+    (check,) = http_filters(triton, port, EXT_AUTHZ)
+    assert proxy["authority"] == check["grpc_service"]["envoy_grpc"]["authority"]
 
 
 def test_the_server_is_asked_by_http2_and_mtls_as_itself(

@@ -22,6 +22,7 @@ from authz_server.policy.model import AccessPolicy
 from authz_server.site.model import Site
 
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
+EXT_PROC = "envoy.filters.http.ext_proc"
 TYPES = "type.googleapis.com/envoy.extensions.filters."
 
 
@@ -35,14 +36,17 @@ def patches(
 
 def bootstrap(policy: AccessPolicy, options: Site) -> dict[str, Any]:
     """An inbound chain as istiod writes it, with the patches applied."""
-    merge, *inserts = [item["patch"]["value"] for item in patches(policy, options)]
+    merge, gate, *inserts = [
+        item["patch"]["value"] for item in patches(policy, options)
+    ]
     generated = {
         "@type": TYPES + "http.ext_authz.v3.ExtAuthz",
         "transport_api_version": "V3",
         "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}, "timeout": "0.5s"},
         "status_on_error": {"code": "Forbidden"},
     }
-    clusters = {insert["route"]["cluster"] for insert in inserts} | {"authz"}
+    proxy = gate["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+    clusters = {insert["route"]["cluster"] for insert in inserts} | {"authz", proxy}
     catch_all = {
         "name": "default",
         "match": {"prefix": "/"},
@@ -53,6 +57,7 @@ def bootstrap(policy: AccessPolicy, options: Site) -> dict[str, Any]:
         "stat_prefix": "inbound",
         "http_filters": [
             {"name": EXT_AUTHZ, "typed_config": generated | merge["typed_config"]},
+            gate,
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": TYPES + "http.router.v3.Router"},
@@ -121,7 +126,7 @@ def test_envoy_accepts_the_patched_chain(
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("part", ["filter", "route"])
+@pytest.mark.parametrize("part", ["filter", "gate", "route"])
 def test_envoy_would_refuse_a_misspelt_field_in_a_patch(
     policy: AccessPolicy, mesh: Site, tmp_path: Path, part: str
 ) -> None:
@@ -130,6 +135,8 @@ def test_envoy_would_refuse_a_misspelt_field_in_a_patch(
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     if part == "filter":
         target = manager["http_filters"][0]["typed_config"]
+    elif part == "gate":
+        target = manager["http_filters"][1]["typed_config"]
     else:
         [host] = manager["route_config"]["virtual_hosts"]
         target = host["routes"][0]["typed_per_filter_config"][EXT_AUTHZ]
@@ -170,26 +177,90 @@ def test_patches_touch_inbound_traffic_only(policy: AccessPolicy, mesh: Site) ->
     assert contexts == {"SIDECAR_INBOUND"}
 
 
-def test_a_stream_is_asked_about_before_its_end(
+def routes(policy: AccessPolicy, site: Site) -> dict[str, dict[str, Any]]:
+    return {
+        item["patch"]["value"]["name"]: item["patch"]["value"]
+        for item in patches(policy, site)
+        if item["applyTo"] == "HTTP_ROUTE"
+    }
+
+
+def test_a_stream_is_asked_about_before_its_end_and_passes_the_gate(
     policy: AccessPolicy, mesh: Site
 ) -> None:
-    _, stream, _ = patches(policy, mesh)
+    route = routes(policy, mesh)["authz-server-stream"]
 
-    assert stream["applyTo"] == "HTTP_ROUTE"
-    assert stream["patch"]["operation"] == "INSERT_FIRST"
-    route = stream["patch"]["value"]
     assert route["match"] == {
         "path": "/inference.GRPCInferenceService/ModelStreamInfer"
     }
-    assert route["typed_per_filter_config"][EXT_AUTHZ]["check_settings"] == {
-        "disable_request_body_buffering": True
+    settings = route["typed_per_filter_config"]
+    assert settings[EXT_AUTHZ]["check_settings"] == {
+        "context_extensions": {"gate": "ext_proc"},
+        "disable_request_body_buffering": True,
+    }
+    modes = settings[EXT_PROC]["overrides"]["processing_mode"]
+    assert modes["request_body_mode"] == "STREAMED"
+    assert modes["response_trailer_mode"] == "SEND"
+
+
+def test_lists_of_models_pass_the_gate_with_their_answers(
+    policy: AccessPolicy, mesh: Site
+) -> None:
+    lists = {
+        route["match"]["path"]: route["typed_per_filter_config"]
+        for name, route in routes(policy, mesh).items()
+        if "-list-" in name
+    }
+
+    assert lists.keys() == {
+        "/inference.GRPCInferenceService/RepositoryIndex",
+        "/inference.GRPCInferenceService/ModelStatistics",
+        "/v2/repository/index",
+        "/v2/models/stats",
+    }
+    for settings in lists.values():
+        # The message may name a model, so the check has it.
+        assert settings[EXT_AUTHZ]["check_settings"] == {
+            "context_extensions": {"gate": "ext_proc"}
+        }
+        modes = settings[EXT_PROC]["overrides"]["processing_mode"]
+        assert modes["response_body_mode"] == "BUFFERED"
+
+
+def test_where_the_check_tells_of_the_gate_the_gate_is(
+    policy: AccessPolicy, mesh: Site
+) -> None:
+    for route in routes(policy, mesh).values():
+        settings = route["typed_per_filter_config"]
+        told = "context_extensions" in settings[EXT_AUTHZ]["check_settings"]
+        assert told == (EXT_PROC in settings)
+
+
+def test_the_gate_stands_behind_every_check_and_is_off_by_itself(
+    policy: AccessPolicy, mesh: Site
+) -> None:
+    [_, gate, *_] = patches(policy, mesh)
+
+    where = gate["match"]["listener"]["filterChain"]["filter"]["subFilter"]
+    assert where == {"name": "envoy.filters.http.router"}
+    assert gate["patch"]["operation"] == "INSERT_BEFORE"
+    value = gate["patch"]["value"]
+    assert value["disabled"] is True
+    assert value["typed_config"]["failure_mode_allow"] is False
+    assert value["typed_config"]["grpc_service"]["envoy_grpc"] == {
+        "cluster_name": "outbound|9191||authz-server.authz-system.svc.cluster.local",
+        "authority": "authz-server.authz-system.svc.cluster.local",
+    }
+    # Without it the gate would know of no caller.
+    assert value["typed_config"]["metadata_options"] == {
+        "forwarding_namespaces": {"untyped": [EXT_AUTHZ]}
     }
 
 
 def test_an_inserted_route_leads_where_the_ports_own_route_leads(
     policy: AccessPolicy, mesh: Site
 ) -> None:
-    _, *inserted = patches(policy, mesh)
+    _, _, *inserted = patches(policy, mesh)
 
     found = [
         (
@@ -198,16 +269,18 @@ def test_an_inserted_route_leads_where_the_ports_own_route_leads(
         )
         for item in inserted
     ]
-    assert found == [("inbound|8001||",) * 2, ("inbound|8000||",) * 2]
+    assert {item["patch"]["operation"] for item in inserted} == {"INSERT_FIRST"}
+    assert found == [
+        *[("inbound|8001||",) * 2] * 3,
+        *[("inbound|8000||",) * 2] * 3,
+    ]
 
 
 def test_no_inserted_route_switches_the_check_off(
     policy: AccessPolicy, mesh: Site
 ) -> None:
-    _, *inserted = patches(policy, mesh)
-
-    for item in inserted:
-        [override] = item["patch"]["value"]["typed_per_filter_config"].values()
+    for route in routes(policy, mesh).values():
+        override = route["typed_per_filter_config"][EXT_AUTHZ]
         assert override.keys() == {"@type", "check_settings"}
 
 

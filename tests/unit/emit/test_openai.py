@@ -44,8 +44,13 @@ def test_its_whole_body_is_sent_along(with_chat: AccessPolicy, mesh: Site) -> No
     assert body["allow_partial_message"] is False
     assert body["pack_as_bytes"] is True
     patches = envoy_filter(with_chat, CHAT, mesh)["spec"]["configPatches"]
-    # No route leaves the body away.
-    assert [patch["applyTo"] for patch in patches] == ["HTTP_FILTER"]
+    for patch in patches:
+        # No route leaves the body away.
+        assert "disable_request_body_buffering" not in str(patch)
+    # Lists of models pass the gate.
+    assert [patch["applyTo"] for patch in patches] == [
+        *("HTTP_FILTER", "HTTP_FILTER", "HTTP_ROUTE", "HTTP_ROUTE")
+    ]
 
 
 @pytest.mark.parametrize("role", ["inspector", "scraper"])
