@@ -233,7 +233,7 @@ differential: $(READY) $(TRITON)/.ready ## compare CASES generated calls with wh
 policy: $(READY) $(OPA) ## build the shipped Rego to Wasm again
 	@$(BIN)/authz-server policy build -o authz_server/policy/rego/bundle.tar.gz
 
-EMITTED := kubernetes istio spire cilium openziti controller helm
+EMITTED := kubernetes istio spire envoy cilium openziti controller helm
 
 .PHONY: manifests
 manifests: $(READY) ## emit the example policy's manifests again

@@ -11,6 +11,7 @@ TARGET_NAMES: Final = (
     "kubernetes",
     "istio",
     "spire",
+    "envoy",
     "cilium",
     "openziti",
     "controller",

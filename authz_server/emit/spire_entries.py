@@ -49,6 +49,7 @@ class Entry:
         selectors: ``type:value``, sorted; all of them must be true.
         x509_ttl_s, jwt_ttl_s: lifetimes of SVIDs; 0 for the server's default.
         federates_with: names of trust domains.
+        dns_names: that the certificate has beside the ID.
 
     Raises:
         PolicyError: if it has no selectors, which SPIRE refuses.
@@ -61,6 +62,7 @@ class Entry:
     x509_ttl_s: int = 0
     jwt_ttl_s: int = 0
     federates_with: frozenset[str] = frozenset()
+    dns_names: tuple[str, ...] = ()
 
     @property
     def is_alias(self) -> bool:
@@ -114,6 +116,7 @@ def box_entries(policy: AccessPolicy, site: Site, spire: Spire) -> tuple[Entry, 
 def _workloads(policy: AccessPolicy, site: Site, spire: Spire, box: Box) -> list[Entry]:
     alias = box_id(policy.trust_domain, box.name)
     wanted = _wanted(policy, site, box)
+    envoy = box_id(policy.trust_domain, box.name, ENVOY)
     _check_workloads(box, alias, list(wanted))
     return [
         Entry(
@@ -124,9 +127,24 @@ def _workloads(policy: AccessPolicy, site: Site, spire: Spire, box: Box) -> list
             spire.x509_ttl_s,
             spire.jwt_ttl_s,
             foreign,
+            _hosts(policy, box) if spiffe_id == envoy else (),
         )
         for (spiffe_id, selectors), foreign in sorted(wanted.items())
     ]
+
+
+def _hosts(policy: AccessPolicy, box: Box) -> tuple[str, ...]:
+    """Return what callers that know no SPIFFE call the box's Envoy."""
+    return tuple(
+        sorted(
+            {
+                host
+                for name in box.serves
+                for host in policy.upstreams[name].hosts
+                if not host.startswith("*")  # SPIRE takes no wildcards
+            }
+        )
+    )
 
 
 def _wanted(
@@ -237,6 +255,7 @@ def static_entry(policy: AccessPolicy, spire: Spire, entry: Entry) -> Object:
             **({"x509SVIDTTL": f"{entry.x509_ttl_s}s"} if entry.x509_ttl_s else {}),
             **({"jwtSVIDTTL": f"{entry.jwt_ttl_s}s"} if entry.jwt_ttl_s else {}),
             **federates_with(entry.federates_with),
+            **({"dnsNames": list(entry.dns_names)} if entry.dns_names else {}),
             **class_name(spire),
         },
     }

@@ -22,6 +22,7 @@ _KEYS: Final[Mapping[str, type]] = {
     "x509_svid_ttl": int,
     "jwt_svid_ttl": int,
     "federates_with": list,
+    "dns_names": list,
 }
 """What is written. SPIRE has more keys; in none of its entries here are they used."""
 
@@ -47,6 +48,7 @@ def _written(entry: Entry) -> dict[str, Any]:
         "x509_svid_ttl": entry.x509_ttl_s,
         "jwt_svid_ttl": entry.jwt_ttl_s,
         "federates_with": [f"{SCHEME}{name}" for name in sorted(entry.federates_with)],
+        "dns_names": list(entry.dns_names),
     }
 
 
@@ -84,6 +86,7 @@ def _read(item: object, where: str) -> Entry:
             fields.get("x509_svid_ttl", 0),
             fields.get("jwt_svid_ttl", 0),
             frozenset(map(_trust_domain, fields.get("federates_with", ()))),
+            tuple(map(str, fields.get("dns_names", ()))),
         )
     except (SpiffeIdError, PolicyError) as exc:
         raise PolicyError(f"{where}: {exc}") from exc

@@ -142,8 +142,15 @@ def test_the_objects_say_the_same_as_the_json(policy: AccessPolicy) -> None:
             "parentID": str(entry.parent_id),
             "selectors": list(entry.selectors),
             **({} if entry.is_alias else {"x509SVIDTTL": "600s", "jwtSVIDTTL": "60s"}),
+            # What callers that know no SPIFFE check the box's Envoy by.
+            **(
+                {"dnsNames": ["triton.factory.example"]}
+                if entry.spiffe_id.path[-1] == "envoy"
+                else {}
+            ),
             "className": "edge",
         }
+        assert tuple(spec.get("dnsNames", ())) == entry.dns_names
     assert not specs
 
 
@@ -168,6 +175,7 @@ def test_the_json_has_the_keys_of_spires_own_and_splits_selectors() -> None:
                 "x509_svid_ttl": 3600,
                 "jwt_svid_ttl": 300,
                 "federates_with": ["spiffe://a.example", "spiffe://z.example"],
+                "dns_names": [],
             }
         ]
     }
