@@ -25,6 +25,7 @@ COMMANDS = (
     "emit",
     "plan",
     "apply",
+    "verify",
     "map",
     "controller",
     "triton-flags",

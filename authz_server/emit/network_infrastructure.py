@@ -6,7 +6,7 @@ it, and only where the site says that it is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from authz_server.emit.manifest import SERVER_LABELS, Object, deployed, dns_name
@@ -69,11 +69,39 @@ def for_namespaces(
             )
 
 
-def for_monitoring(policy: AccessPolicy, site: Site) -> Iterable[Object]:
-    """Yield the policies that let metrics be scraped; nothing without monitoring."""
+def for_monitoring(
+    policy: AccessPolicy, site: Site, namespaces: Collection[str]
+) -> Iterable[Object]:
+    """Yield the policies that let metrics be scraped; nothing without monitoring.
+
+    Args:
+        namespaces: those with a default-deny, which may be monitoring's own.
+    """
     if site.monitoring is None:
         return
     reader = pods(site.monitoring)
+    scraped = list(_scraped(policy, site))
+    for name, target, ports in scraped:
+        yield network_policy(
+            policy,
+            dns_name(name, "from", "monitoring"),
+            target,
+            ingress=[incoming([reader], ports)],
+        )
+    # Elsewhere it would shut monitoring in, which is nobody's wish.
+    if scraped and site.monitoring.namespace in namespaces:
+        yield network_policy(
+            policy,
+            "allow-monitoring",
+            site.monitoring,
+            egress=[outgoing([pods(target)], ports) for _, target, ports in scraped],
+        )
+
+
+def _scraped(
+    policy: AccessPolicy, site: Site
+) -> Iterable[tuple[str, Pods, tuple[int, ...]]]:
+    """Yield what has metrics: its name, its pods, and the ports they are on."""
     for upstream in deployed(policy):
         ports: tuple[int, ...] = ()
         if site.mesh is Mesh.SIDECAR:
@@ -83,19 +111,9 @@ def for_monitoring(policy: AccessPolicy, site: Site) -> Iterable[Object]:
         if site.server.shape is Shape.SIDECAR:
             ports = (*ports, METRICS_PORT)
         if ports:
-            yield network_policy(
-                policy,
-                dns_name(upstream.name, "from", "monitoring"),
-                Pods(upstream.namespace, upstream.pod_selector),
-                ingress=[incoming([reader], ports)],
-            )
+            yield upstream.name, Pods(upstream.namespace, upstream.pod_selector), ports
     if site.server.shape is not Shape.SIDECAR:
-        yield network_policy(
-            policy,
-            f"{SERVER}-from-monitoring",
-            Pods(site.server.namespace, SERVER_LABELS),
-            ingress=[incoming([reader], [METRICS_PORT])],
-        )
+        yield SERVER, Pods(site.server.namespace, SERVER_LABELS), (METRICS_PORT,)
 
 
 def for_spire(policy: AccessPolicy, site: Site) -> Iterable[Object]:

@@ -75,11 +75,12 @@ def network_objects(policy: AccessPolicy, site: Site) -> tuple[Object, ...]:
     Raises:
         PolicyError: if two objects would get the same name.
     """
+    namespaces = managed_namespaces(policy, site)
     objects = (
-        *for_namespaces(policy, site, managed_namespaces(policy, site)),
+        *for_namespaces(policy, site, namespaces),
         *_for_callers(policy, site),
         *_for_server(policy, site),
-        *for_monitoring(policy, site),
+        *for_monitoring(policy, site, namespaces),
         *for_spire(policy, site),
     )
     check_unique(objects)
@@ -182,10 +183,24 @@ def network_limits(policy: AccessPolicy, site: Site) -> Iterable[str]:
     for name, upstream in sorted(policy.upstreams.items()):
         if not upstream.namespace:
             yield f"Upstream {name} runs outside Kubernetes: no rule mentions it."
+    yield from _shut_in(policy, site)
     yield from spire_limits(site.spire, site)
     granted = sorted({name for grant in policy.grants for name in grant.to})
     for name in granted:
         yield from _group_limits(policy, policy.groups[name])
+
+
+def _shut_in(policy: AccessPolicy, site: Site) -> Iterable[str]:
+    managed = managed_namespaces(policy, site)
+    services = [("resolver", site.cluster.dns)]
+    if site.mesh is Mesh.SIDECAR:
+        services.append(("istiod", site.istio.istiod))
+    for name, chosen in services:
+        if chosen.namespace in managed:
+            yield (
+                f"default-deny of {chosen.namespace} cuts off the cluster's {name}, "
+                "which needs rules of your own before this is applied."
+            )
 
 
 def _group_limits(policy: AccessPolicy, group: Group) -> Iterable[str]:

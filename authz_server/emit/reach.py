@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from authz_server.operations.actions import Action
-from authz_server.policy.model import AccessPolicy, Group, Upstream, UpstreamKind
+from authz_server.operations.actions import DATASET_ACTIONS, Action
+from authz_server.policy.model import (
+    AccessPolicy,
+    Group,
+    Permission,
+    Upstream,
+    UpstreamKind,
+)
 from authz_server.site.model import Mesh, Site
 
 
@@ -29,8 +35,7 @@ def reaches(policy: AccessPolicy, upstream: Upstream, site: Site) -> tuple[Reach
             granted = {
                 action
                 for permission in policy.roles[grant.role].permissions
-                if permission.holds_on(upstream.name)
-                for action in permission.actions
+                for action in _given(permission, upstream)
             }
             for name in grant.to:
                 actions.setdefault(name, set()).update(granted)
@@ -39,6 +44,18 @@ def reaches(policy: AccessPolicy, upstream: Upstream, site: Site) -> tuple[Reach
         for name, granted in sorted(actions.items())
         if granted
     )
+
+
+def _given(permission: Permission, upstream: Upstream) -> set[Action]:
+    """Return which of the actions of `permission` there can be on `upstream`."""
+    # A role may be about models and datasets: of either, the other kind has nothing.
+    if not permission.holds_on(upstream.name):
+        return set()
+    if upstream.kind is not UpstreamKind.DATASET:
+        return set(permission.actions) - DATASET_ACTIONS
+    if upstream.datasets.keys().isdisjoint(permission.datasets):
+        return set()
+    return set(permission.actions) & DATASET_ACTIONS
 
 
 def upstream_ports(upstream: Upstream, site: Site) -> tuple[int, ...]:

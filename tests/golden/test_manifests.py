@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from authz_server.cli import main
 from authz_server.emit import TARGET_NAMES
 from authz_server.emit.targets import Source, emit
 from authz_server.policy.document import load_policy
@@ -34,3 +37,17 @@ def test_the_manifests_are_what_is_emitted_for_the_example() -> None:
     hint = "run: make manifests"
     assert sorted(kept) == sorted(emitted), hint
     assert kept == emitted, hint
+
+
+def test_all_of_them_agree_with_the_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    site_file = EXAMPLE.with_name("plant-7-site.yaml")
+    where = (
+        "--policy",
+        EXAMPLE,
+        "--site",
+        site_file,
+        "--manifests",
+        ROOT / "manifests",
+    )
+
+    assert main(["verify", *map(str, where)]) == 0, capsys.readouterr().out

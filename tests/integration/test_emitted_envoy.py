@@ -177,6 +177,7 @@ def rows(plant: Plant) -> list[Row]:
 
 
 @pytest.mark.triton
+@pytest.mark.long
 def test_the_demo_ends_as_it_must_on_what_is_emitted(rows: list[Row]) -> None:
     assert [row for row in rows if not row.is_right] == []
     assert len(rows) == len(list(attempts()))
@@ -186,6 +187,7 @@ def test_the_demo_ends_as_it_must_on_what_is_emitted(rows: list[Row]) -> None:
 
 
 @pytest.mark.triton
+@pytest.mark.long
 def test_every_decision_is_in_the_boxs_audit_log(plant: Plant, rows: list[Row]) -> None:
     events = [json.loads(line) for line in plant.audit.read_text().splitlines()]
     asked = [r for r in rows if r.outcome.verdict is not Verdict.REFUSED]
@@ -195,6 +197,7 @@ def test_every_decision_is_in_the_boxs_audit_log(plant: Plant, rows: list[Row]) 
 
 
 @pytest.mark.triton
+@pytest.mark.long
 def test_the_command_that_probes_run_reads_the_emitted_configuration(
     plant: Plant,
 ) -> None:
@@ -204,6 +207,7 @@ def test_the_command_that_probes_run_reads_the_emitted_configuration(
 
 
 @pytest.mark.triton
+@pytest.mark.long
 def test_both_ran_under_their_units_filter_of_system_calls(plant: Plant) -> None:
     for pid in plant.pids:
         status = Path(f"/proc/{pid}/status").read_text()

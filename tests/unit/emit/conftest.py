@@ -11,7 +11,7 @@ import pytest
 from authz_server.emit.manifest import Manifest
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.spiffe_pattern import SpiffePattern
-from authz_server.operations.actions import Action
+from authz_server.operations.actions import DATASET_ACTIONS, Action
 from authz_server.policy.model import (
     AccessPolicy,
     Grant,
@@ -45,7 +45,8 @@ def make_group(
 
 
 def make_role(name: str, *actions: Action) -> Role:
-    return Role(name, (Permission(actions, ("*",), (), (), ()),))
+    datasets = ("line",) if DATASET_ACTIONS.intersection(actions) else ()
+    return Role(name, (Permission(actions, ("*",), (), (), datasets),))
 
 
 @pytest.fixture

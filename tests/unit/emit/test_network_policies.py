@@ -14,8 +14,8 @@ from authz_server.emit.manifest import Manifest
 from authz_server.emit.network_policies import managed_namespaces
 from authz_server.errors import PolicyError
 from authz_server.operations.actions import Action
-from authz_server.policy.model import AccessPolicy, Grant, Group, Role
-from authz_server.site.model import Cluster, Mesh, Site
+from authz_server.policy.model import AccessPolicy, Grant, Group, Permission, Role
+from authz_server.site.model import Cluster, Istio, Mesh, Pods, Site
 
 Policies = dict[tuple[str, str], Mapping[str, Any]]
 Comment = Callable[[Sequence[Manifest], str], str]
@@ -369,3 +369,92 @@ def test_groups_whose_object_names_meet_are_refused(
 
     with pytest.raises(PolicyError, match="inference/t-from-x-from-y"):
         emit_kubernetes(changed, plain, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "expected"), [("triton", [8002]), ("images", [9000])]
+)
+def test_of_a_role_for_models_and_datasets_an_upstream_opens_what_it_has(
+    policy: AccessPolicy, mesh: Site, upstream: str, expected: list[int]
+) -> None:
+    both = Role(
+        "both",
+        (
+            Permission((Action.METRICS,), ("*",), (), (), ()),
+            Permission((Action.DATASET_READ,), (), (), (), ("line",)),
+        ),
+    )
+    changed = replace(
+        policy,
+        roles={"both": both},
+        grants=(Grant("both", ("cameras",), (upstream,)),),
+    )
+    namespace = policy.upstreams[upstream].namespace
+
+    [rule] = emit(changed, mesh)[namespace, f"{upstream}-from-cameras"]["ingress"]
+
+    assert ports(rule) == expected
+
+
+def test_a_dataset_that_is_elsewhere_opens_nothing(
+    policy: AccessPolicy, plain: Site
+) -> None:
+    role = Role("r", (Permission((Action.DATASET_READ,), (), (), (), ("other",)),))
+    changed = replace(
+        policy, roles={"r": role}, grants=(Grant("r", ("cameras",), ("images",)),)
+    )
+
+    assert ("data", "images-from-cameras") not in emit(changed, plain)
+
+
+def test_monitoring_in_a_namespace_of_the_policy_may_leave_for_metrics(
+    policy: AccessPolicy, mesh: Site
+) -> None:
+    inside = replace(mesh, monitoring=Pods("line1", {"app": "prometheus"}))
+
+    spec = emit(policy, inside)["line1", "allow-monitoring"]
+
+    assert spec["podSelector"] == {"matchLabels": {"app": "prometheus"}}
+    assert [(rule["to"], ports(rule)) for rule in spec["egress"]] == [
+        ([peer("data", app="minio")], [15020, 15090]),
+        ([peer("inference", app="triton")], [15020, 15090]),
+        (
+            [peer("authz-system", **{"app.kubernetes.io/name": "authz-server"})],
+            [9192],
+        ),
+    ]
+
+
+def test_monitoring_elsewhere_is_not_shut_in(policy: AccessPolicy, mesh: Site) -> None:
+    outside = replace(mesh, monitoring=Pods("monitoring", {"app": "prometheus"}))
+
+    specs = emit(policy, outside)
+
+    assert not [namespace for namespace, _ in specs if namespace == "monitoring"]
+    assert ("inference", "triton-from-monitoring") in specs
+
+
+@pytest.mark.parametrize(("namespace", "name"), [("dns", "resolver"), ("i", "istiod")])
+def test_a_service_that_default_deny_cuts_off_is_named_in_the_comment(
+    with_groups: Callable[..., AccessPolicy],
+    group: Callable[..., Group],
+    mesh: Site,
+    comment: Comment,
+    namespace: str,
+    name: str,
+) -> None:
+    site = replace(
+        mesh, cluster=Cluster(dns=Pods("dns")), istio=Istio(istiod=Pods("i"))
+    )
+    spiffe = ["spiffe://factory.example/ns/line1/sa/camera"]
+    workloads = [(namespace, {"app": "camera"}, "camera")]
+
+    text = comment(
+        emit_kubernetes(with_groups(group("g", spiffe, workloads)), site, PARTS),
+        "network-policies.yaml",
+    )
+
+    assert [line for line in ("resolver", "istiod") if f"cluster's {line}" in text] == [
+        name
+    ]
+    assert f"default-deny of {namespace} cuts off the cluster's {name}" in text
