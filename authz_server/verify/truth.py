@@ -18,7 +18,7 @@ from authz_server.operations.operation import Operation
 from authz_server.policy.engine import Engine, Verdict
 from authz_server.policy.explanation import Finding, describe, explain
 from authz_server.policy.inquiry import Inquiry, make_user
-from authz_server.policy.model import AccessPolicy, Group, UserClaim
+from authz_server.policy.model import AccessPolicy, Group, UpstreamKind, UserClaim
 from authz_server.policy.standing import Standings
 from authz_server.policy.vocabulary import Asker, Vocabulary
 
@@ -72,7 +72,7 @@ class Truth:
         """Return the actions of all grants to `group` that mean something there."""
         policy = self.policy
         possible = {item.call.action for item in self.operations(upstream)}
-        datasets = policy.upstreams[upstream].datasets
+        target = policy.upstreams[upstream]
         return frozenset(
             action
             for grant in policy.grants
@@ -80,8 +80,8 @@ class Truth:
             for permission in policy.roles[grant.role].permissions
             if permission.holds_on(upstream)
             and (
-                not permission.datasets
-                or not datasets.keys().isdisjoint(permission.datasets)
+                target.kind is not UpstreamKind.DATASET
+                or not target.datasets.keys().isdisjoint(permission.datasets)
             )
             for action in permission.actions
             if action in possible
