@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             if args.output == "json":
                 _print_json(done)
-    _say_rest(plan, done, args)
+    _say_rest(plan, args)
     return 0
 
 
@@ -108,7 +108,7 @@ def _print_json(done: list[Step]) -> None:
     print(json.dumps({"done": rows}, indent=2))
 
 
-def _say_rest(plan: Plan, done: list[Step], args: argparse.Namespace) -> None:
+def _say_rest(plan: Plan, args: argparse.Namespace) -> None:
     from authz_server.cluster.steps import Delete, Leave
 
     for step in plan.steps:

@@ -48,7 +48,7 @@ def add_parser(
         metavar="FILE",
         help="with --against: what 'spire-server entry show -output json' prints now",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,9 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.against is not None:
         return _against(args)
     if args.live is not None:
-        raise SetupError(
-            "--live says what is there now: add --against, what was wanted"
-        )
+        args.usage_error("--live says what is there now: add --against")
     wanted = Wanted.of(load_source(args, args.targets), args.targets)
     wanted.say_what_is_no_object()
     with connect(args.context, args.kubeconfig) as cluster:

@@ -11,7 +11,6 @@ from authz_server.cluster.answers import RefusedError
 from authz_server.cluster.client import CONNECTIONS, Cluster
 from authz_server.cluster.kinds import ORDER, Key, Kind, kind_of, prunable
 from authz_server.cluster.steps import (
-    MANAGED_BY,
     Conflict,
     Create,
     Plan,
@@ -21,7 +20,7 @@ from authz_server.cluster.steps import (
     part_of,
     step_for,
 )
-from authz_server.emit.manifest import Object
+from authz_server.emit.manifest import MANAGED_BY, Object
 from authz_server.errors import SetupError
 from authz_server.site.model import SERVER
 

@@ -11,14 +11,11 @@ from typing import Any, Final
 
 from authz_server.cluster.difference import Difference, differences
 from authz_server.cluster.kinds import NEVER_DELETED, Key, kind_of, place
-from authz_server.emit.manifest import Object
+from authz_server.emit.manifest import MANAGED_BY, PART_OF, Object
 from authz_server.site.model import SERVER
 
 FIELD_MANAGER: Final = SERVER
 """As whom fields are set (server-side apply)."""
-
-MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-PART_OF: Final = "app.kubernetes.io/part-of"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,5 +93,30 @@ def test_what_is_live_is_looked_at(
 
 
 def test_what_is_live_alone_says_nothing_of_what_was_ours(emitted: Path) -> None:
-    with pytest.raises(SetupError, match="add --against"):
+    with pytest.raises(SystemExit) as ended:
         run("plan", "istio", "--live", emitted / "live.json")
+    assert ended.value.code == 2
+
+
+def test_what_to_run_stands_below_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "{apiVersion: authz.edge/v1, kind: Site, metadata: {name: s}, spec: {spire: "
+        '{address: "spire.example:8081", clusterName: c}, boxes: {gate: {attestor: '
+        'x509pop, nodeSelectors: ["x509pop:subject:cn:gate"], workloads: [{spiffe: '
+        '"spiffe://factory.example/gate", selectors: ["unix:user:gate"]}]}}}}'
+    )
+    last = tmp_path / "last"
+    run("emit", "spire", "--site", site, "--out", last)
+    site.write_text(site.read_text().replace("cn:gate", "cn:door"))
+    capsys.readouterr()
+
+    assert run("plan", "spire", "--site", site, "--against", last) == 1
+    printed = capsys.readouterr().out
+    assert (
+        "change  spire: entries plant-7.gate\n"
+        '          selectors[0].value: "subject:cn:gate" → "subject:cn:door"\n'
+        "          $ spire-server entry update -entryID plant-7.gate -spiffeID "
+    ) in printed
