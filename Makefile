@@ -40,6 +40,7 @@ HELM_VERSION := 4.3.1
 HELM := $(CACHE)/helm-$(HELM_VERSION)/helm
 ISTIO_API_VERSION := 1.31.4
 CILIUM_VERSION := 1.20.2
+CILIUM := $(CACHE)/cilium-$(CILIUM_VERSION)/cilium
 CRDS := $(CACHE)/crds-$(ISTIO_API_VERSION)-$(SPIRE_CONTROLLER_VERSION)-$(CILIUM_VERSION)/.ready
 
 BIN := .venv/bin
@@ -146,6 +147,10 @@ $(SPIRE_CONTROLLER): $(wildcard tests/go/spire_controller/*)
 	$(say) "SPIRE's controller manager $(SPIRE_CONTROLLER_VERSION) in $(dir $@) (once, about two minutes)"
 	@$(call build_judge,tests/go/spire_controller,.)
 
+$(CILIUM): $(wildcard tests/go/cilium/*)
+	$(say) "Cilium's policy engine $(CILIUM_VERSION) in $(dir $@) (once, about three minutes)"
+	@$(call build_judge,tests/go/cilium,.)
+
 $(KUBERNETES):
 	$(say) "kube-apiserver, kubectl and etcd in $(dir $@) (once, about eight minutes)"
 	@scripts/kubernetes/build $(dir $@)
@@ -168,7 +173,7 @@ $(CRDS): scripts/crds/copy
 .PHONY: crds
 crds: $(CRDS) ## fetch the CRDs that the emitted objects are judged by
 
-JUDGES := $(ISTIOCTL) $(ISTIOD_CONFIG) $(NETPOL_ANALYZER) $(CONNECTIVITY) $(SPIRE_CONTROLLER)
+JUDGES := $(ISTIOCTL) $(ISTIOD_CONFIG) $(NETPOL_ANALYZER) $(CONNECTIVITY) $(SPIRE_CONTROLLER) $(CILIUM)
 JUDGES += $(KUBERNETES) $(HELM) $(CRDS)
 
 .PHONY: judges
