@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,13 @@ from authz_server.cluster.kinds import Key
 from authz_server.controller.election import Election
 from authz_server.controller.pods import Pod
 from authz_server.controller.reconciling import NoLongerLeadingError, Reconciler
-from authz_server.controller.status import Outcome, event, has_changed, new_status
+from authz_server.controller.status import (
+    Outcome,
+    State,
+    event,
+    has_changed,
+    new_status,
+)
 from authz_server.controller.watching import Copy
 from authz_server.emit.crd import GROUP, KIND, VERSION
 from authz_server.emit.manifest import Object
@@ -26,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 LEASE_NAME: Final = f"{SERVER}-controller"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+RETRY_S: Final = 15.0
+"""When to try again what the API server refused, which may be for a while only."""
 
 _SETTLE_S: Final = 0.5
 """Changes come in swarms: a rollout changes every pod."""
@@ -76,6 +86,7 @@ class Controller:
         self._is_all_due = threading.Event()
         self._is_told = threading.Lock()
         self._outcomes: dict[Name, Outcome] = {}
+        self._retry_s = math.inf
         self._election = Election(
             cluster, namespace, LEASE_NAME, identity, self._everything_is_due
         )
@@ -99,7 +110,8 @@ class Controller:
             thread.start()
         all_due_s = time.monotonic()
         while not stop.is_set():
-            self._wake.wait(max(0.0, all_due_s - time.monotonic()))
+            due_s = min(all_due_s, self._retry_s)
+            self._wake.wait(max(0.0, due_s - time.monotonic()))
             stop.wait(_SETTLE_S)
             self._wake.clear()
             is_ready = self._policies.is_complete.is_set() and (
@@ -111,6 +123,8 @@ class Controller:
             if time.monotonic() >= all_due_s:
                 self._everything_is_due()
                 all_due_s = time.monotonic() + self._resync_s
+            if time.monotonic() >= self._retry_s:
+                self._refused_are_due()
             self._look(stop)
         election.join()
 
@@ -127,13 +141,21 @@ class Controller:
         self._is_all_due.set()
         self._wake.set()
 
+    def _refused_are_due(self) -> None:
+        self._retry_s = math.inf
+        for name, outcome in self._outcomes.items():
+            if outcome.state is State.REFUSED:
+                self._is_due(*name)
+
     def _look(self, stop: threading.Event) -> None:
         """Reconcile what is due; for the rest, only look at its pods again."""
-        policies, pods = self._policies.snapshot(), self._pods.snapshot()
+        # What is due before what there is: a change in between is due again.
         with self._is_told:
             due, self._due = self._due, set()
-        if self._is_all_due.is_set():
-            self._is_all_due.clear()
+        is_all_due = self._is_all_due.is_set()
+        self._is_all_due.clear()
+        policies, pods = self._policies.snapshot(), self._pods.snapshot()
+        if is_all_due:
             due |= policies.keys()
         for name in sorted(due - policies.keys()):
             self._outcomes.pop(name, None)
@@ -150,6 +172,8 @@ class Controller:
                 _log.warning("stopped: another controller leads")
                 return
             self._tell(name, kept.item, outcome)
+            if outcome.state is State.REFUSED and name in due:
+                self._retry_s = min(self._retry_s, time.monotonic() + RETRY_S)
 
     def _seen_again(self, name: Name, kept: _Kept, pods: Iterable[Pod]) -> Outcome:
         found = self._reconciler.findings(kept.item, pods)
@@ -166,7 +190,8 @@ class Controller:
         )
         try:
             current = self._cluster.find(Key.of(item))
-            if current is None:
+            # Of a newer one there is nothing to say yet: it is due by itself.
+            if current is None or _Kept.of(current) != _Kept.of(item):
                 return
             status = new_status(current, outcome, at)
             if has_changed(current, status):

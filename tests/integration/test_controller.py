@@ -241,6 +241,18 @@ def test_what_somebody_changed_is_mended(
     assert mended
 
 
+def test_what_was_refused_is_tried_again(
+    api: KubeApi, policy: str, tmp_path: Path
+) -> None:
+    with controller(api, tmp_path):
+        write(api, policy.replace("line2", "late"))
+        assert becomes(api, "Refused"), condition(api)
+        assert "late" in condition(api)["message"]
+        # Nothing of the policy itself changes.
+        api.namespaces("late")
+        assert becomes(api, "Applied"), condition(api)
+
+
 def test_an_object_of_somebody_else_is_not_taken_over(
     api: KubeApi, policy: str, tmp_path: Path
 ) -> None:
