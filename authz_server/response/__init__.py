@@ -11,12 +11,12 @@ from authz_server.errors import Reason
 from authz_server.response.check import (
     GATE_FACTS,
     NO_CHANGES,
-    Pairs,
     RequestChanges,
     allow,
     deny,
     with_gate,
 )
+from authz_server.response.messages import Pairs
 from authz_server.response.processing import (
     end,
     end_answer,

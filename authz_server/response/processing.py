@@ -1,15 +1,16 @@
-"""ProcessingResponses: what the gate lets Envoy do to a call that flows."""
+"""ProcessingResponses: what the gate lets Envoy do to a call that flows.
+
+Messages: envoy/service/ext_proc/v3/external_processor.proto.
+"""
 
 from __future__ import annotations
 
 import functools
 from typing import Final
 
-from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
-from envoy_data_plane.envoy.type import v3 as envoy_type
-
 from authz_server.errors import Reason
+from authz_server.response.messages import Action, headers, http_status_message
+from authz_server.response.protobuf import integer, message, text
 from authz_server.response.status import (
     denial_headers,
     denial_message,
@@ -17,22 +18,36 @@ from authz_server.response.status import (
     http_status,
 )
 
-_PROCEED: Final = {
-    "request_headers": ext_proc.ProcessingResponse(
-        request_headers=ext_proc.HeadersResponse()
-    ),
-    "request_body": ext_proc.ProcessingResponse(request_body=ext_proc.BodyResponse()),
-    "request_trailers": ext_proc.ProcessingResponse(
-        request_trailers=ext_proc.TrailersResponse()
-    ),
-    "response_headers": ext_proc.ProcessingResponse(
-        response_headers=ext_proc.HeadersResponse()
-    ),
-    "response_body": ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse()),
-    "response_trailers": ext_proc.ProcessingResponse(
-        response_trailers=ext_proc.TrailersResponse()
-    ),
+# ProcessingResponse
+_PARTS: Final = {
+    "request_headers": 1,
+    "response_headers": 2,
+    "request_body": 3,
+    "response_body": 4,
+    "request_trailers": 5,
+    "response_trailers": 6,
 }
+_IMMEDIATE_RESPONSE: Final = 7
+# BodyResponse
+_RESPONSE: Final = 1
+# CommonResponse
+_HEADER_MUTATION: Final = 2
+_BODY_MUTATION: Final = 3
+# BodyMutation
+_BODY: Final = 1
+_CLEAR_BODY: Final = 2
+# HeaderMutation
+_SET_HEADERS: Final = 1
+# TrailersResponse
+_TRAILER_MUTATION: Final = 1
+# ImmediateResponse
+_STATUS: Final = 1
+_HEADERS: Final = 2
+_IMMEDIATE_BODY: Final = 3
+_GRPC_STATUS: Final = 4
+_DETAILS: Final = 5
+# GrpcStatus
+_CODE: Final = 1
 
 
 def proceed(part: str) -> bytes:
@@ -41,30 +56,22 @@ def proceed(part: str) -> bytes:
     Args:
         part: ``request_`` or ``response_``, and ``headers``, ``body`` or ``trailers``.
     """
-    return bytes(_PROCEED[part])
+    return message(_PARTS[part])
 
 
 def replace_body(body: bytes) -> bytes:
     """Return the ProcessingResponse that puts `body` in the place of a response's."""
-    return bytes(
-        ext_proc.ProcessingResponse(
-            response_body=ext_proc.BodyResponse(
-                response=ext_proc.CommonResponse(
-                    header_mutation=ext_proc.HeaderMutation(
-                        set_headers=[
-                            core.HeaderValueOption(
-                                header=core.HeaderValue(
-                                    key="content-length",
-                                    raw_value=str(len(body)).encode(),
-                                ),
-                                append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS,
-                            )
-                        ]
-                    ),
-                    body_mutation=ext_proc.BodyMutation(body=body),
-                )
-            )
-        )
+    length = (("content-length", str(len(body))),)
+    return message(
+        _PARTS["response_body"],
+        message(
+            _RESPONSE,
+            message(
+                _HEADER_MUTATION,
+                headers(_SET_HEADERS, length, Action.OVERWRITE_IF_EXISTS, is_raw=True),
+            ),
+            message(_BODY_MUTATION, message(_BODY, body)),
+        ),
     )
 
 
@@ -73,16 +80,9 @@ def replace_chunk(data: bytes) -> bytes:
 
     Whether the request ends with the chunk stays as it was.
     """
-    return bytes(
-        ext_proc.ProcessingResponse(
-            request_body=ext_proc.BodyResponse(
-                response=ext_proc.CommonResponse(
-                    body_mutation=ext_proc.BodyMutation(body=data)
-                    if data
-                    else ext_proc.BodyMutation(clear_body=True)
-                )
-            )
-        )
+    change = message(_BODY, data) if data else integer(_CLEAR_BODY, 1)
+    return message(
+        _PARTS["request_body"], message(_RESPONSE, message(_BODY_MUTATION, change))
     )
 
 
@@ -98,20 +98,17 @@ def end_answer(reason: Reason) -> bytes:
         "grpc-message": denial_message(reason, is_grpc=True),
         **denial_headers(reason, is_grpc=True),
     }
-    return bytes(
-        ext_proc.ProcessingResponse(
-            response_trailers=ext_proc.TrailersResponse(
-                header_mutation=ext_proc.HeaderMutation(
-                    set_headers=[
-                        core.HeaderValueOption(
-                            header=core.HeaderValue(key=name, raw_value=value.encode()),
-                            append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-                        )
-                        for name, value in trailers.items()
-                    ]
-                )
-            )
-        )
+    return message(
+        _PARTS["response_trailers"],
+        message(
+            _TRAILER_MUTATION,
+            headers(
+                _SET_HEADERS,
+                trailers.items(),
+                Action.OVERWRITE_IF_EXISTS_OR_ADD,
+                is_raw=True,
+            ),
+        ),
     )
 
 
@@ -119,26 +116,12 @@ def end_answer(reason: Reason) -> bytes:
 def end(reason: Reason, *, is_grpc: bool) -> bytes:
     """Return the ProcessingResponse that ends a call, with what `deny` would say."""
     status = http_status(reason)
-    return bytes(
-        ext_proc.ProcessingResponse(
-            immediate_response=ext_proc.ImmediateResponse(
-                status=envoy_type.HttpStatus(code=envoy_type.StatusCode(status)),
-                headers=ext_proc.HeaderMutation(
-                    set_headers=[
-                        core.HeaderValueOption(
-                            # All that ext_proc reads; ext_authz reads `value`.
-                            header=core.HeaderValue(key=name, raw_value=value.encode())
-                        )
-                        for name, value in denial_headers(
-                            reason, is_grpc=is_grpc
-                        ).items()
-                    ]
-                ),
-                body=denial_message(reason, is_grpc=is_grpc).encode(),
-                grpc_status=ext_proc.GrpcStatus(status=grpc_status(status))
-                if is_grpc
-                else None,
-                details="authz_server",
-            )
-        )
+    told = denial_headers(reason, is_grpc=is_grpc)
+    return message(
+        _IMMEDIATE_RESPONSE,
+        http_status_message(_STATUS, status),
+        message(_HEADERS, headers(_SET_HEADERS, told.items(), is_raw=True)),
+        text(_IMMEDIATE_BODY, denial_message(reason, is_grpc=is_grpc)),
+        message(_GRPC_STATUS, integer(_CODE, grpc_status(status))) if is_grpc else b"",
+        text(_DETAILS, "authz_server"),
     )

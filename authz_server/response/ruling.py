@@ -6,26 +6,16 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.service.auth import v3 as auth
-from envoy_data_plane.envoy.type import v3 as envoy_type
-from envoy_data_plane.google import protobuf, rpc
-
 from authz_server.errors import Reason
 from authz_server.response.check import (
     GATE_FACTS,
-    OK,
-    Pairs,
     allow,
-    overwriting,
+    allow_message,
+    deny_message,
+    metadata_message,
 )
-from authz_server.response.status import (
-    FORBIDDEN,
-    PERMISSION_DENIED,
-    REASON_HEADER,
-    UNAUTHENTICATED,
-    UNAUTHORIZED,
-)
+from authz_server.response.messages import FIRST_REDIRECT, STATUSES, Pairs
+from authz_server.response.status import FORBIDDEN, REASON_HEADER
 from authz_server.strict_json import parse_json_object
 
 # What frames a message or names its target is Envoy's: a policy that set it would let
@@ -54,12 +44,7 @@ _QUERY_NAME: Final = re.compile(
 _QUERY_VALUE: Final = re.compile(
     r"(?:[A-Za-z0-9._~!$'()*+,:@/?=-]|%[0-9A-Fa-f]{2})*", re.ASCII
 )
-_MAX_METADATA_DEPTH: Final = 16
-
-_FIRST_REDIRECT: Final = 300
-_STATUSES: Final = frozenset(
-    int(code) for code in envoy_type.StatusCode if int(code) >= _FIRST_REDIRECT
-)
+_STATUSES: Final = frozenset(code for code in STATUSES if code >= FIRST_REDIRECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +84,7 @@ class Passage:
                 raise ValueError(f"the value of query parameter {name} is not encoded")
         for name in self.query_remove:
             _check_parameter(name)
-        _metadata(self.metadata)
+        metadata_message(_metadata(self.metadata))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +117,7 @@ class Refusal:
         if any(name == REASON_HEADER for name, _ in self.headers):
             raise ValueError(f"{REASON_HEADER} is not for a policy to set")
         _check_text(self.body, "the body")
-        _metadata(self.metadata)
+        metadata_message(_metadata(self.metadata))
 
 
 def allow_as(passage: Passage) -> bytes:
@@ -144,50 +129,24 @@ def allow_as(passage: Passage) -> bytes:
     """
     if passage == Passage():
         return allow()
-    return bytes(
-        auth.CheckResponse(
-            status=rpc.Status(code=OK),
-            ok_response=auth.OkHttpResponse(
-                headers=overwriting(passage.headers),
-                headers_to_remove=list(passage.remove),
-                response_headers_to_add=_options(passage.response_headers),
-                query_parameters_to_set=[
-                    core.QueryParameter(key=name, value=value)
-                    for name, value in passage.query_set
-                ],
-                query_parameters_to_remove=list(passage.query_remove),
-            ),
-            dynamic_metadata=_metadata(passage.metadata),
-        )
+    return allow_message(
+        overwrite=passage.headers,
+        remove=passage.remove,
+        response_headers=passage.response_headers,
+        query_set=passage.query_set,
+        query_remove=passage.query_remove,
+        metadata=_metadata(passage.metadata),
     )
 
 
 def deny_as(refusal: Refusal, reason: Reason) -> bytes:
     """Return the CheckResponse that refuses a request, as a policy wants it."""
-    return bytes(
-        auth.CheckResponse(
-            status=rpc.Status(
-                code=UNAUTHENTICATED
-                if refusal.status == UNAUTHORIZED
-                else PERMISSION_DENIED
-            ),
-            denied_response=auth.DeniedHttpResponse(
-                status=envoy_type.HttpStatus(
-                    code=envoy_type.StatusCode(refusal.status)
-                ),
-                headers=_options(((REASON_HEADER, reason.value), *refusal.headers)),
-                body=refusal.body,
-            ),
-            dynamic_metadata=_metadata(refusal.metadata),
-        )
+    return deny_message(
+        refusal.status,
+        ((REASON_HEADER, reason.value), *refusal.headers),
+        refusal.body,
+        _metadata(refusal.metadata),
     )
-
-
-def _options(headers: Pairs) -> list[core.HeaderValueOption]:
-    return [
-        core.HeaderValueOption(header=core.HeaderValue(key=name, value=value))
-        for name, value in headers
-    ]
 
 
 def _check_headers(headers: Pairs) -> None:
@@ -219,43 +178,12 @@ def _check_text(text: str, what: str) -> None:
         raise ValueError(f"{what} has half a character") from None
 
 
-def _metadata(text: str) -> protobuf.Struct | None:
-    """Return the object in `text` as protobuf has it."""
+def _metadata(text: str) -> dict[str, Any] | None:
+    """Return the object in `text`."""
     if not text:
         return None
-    found = _struct(parse_json_object(text.encode("utf-8")), 0)
-    if GATE_FACTS in found.fields:
+    found = parse_json_object(text.encode("utf-8"))
+    if GATE_FACTS in found:
         # The gate believes what it finds there.
         raise ValueError(f"metadata {GATE_FACTS} is not for a policy to set")
     return found
-
-
-def _struct(values: dict[str, Any], depth: int) -> protobuf.Struct:
-    if depth > _MAX_METADATA_DEPTH:
-        raise ValueError("the metadata is nested too deeply")
-    return protobuf.Struct(
-        fields={key: _struct_value(value, depth) for key, value in values.items()}
-    )
-
-
-def _struct_value(value: object, depth: int) -> protobuf.Value:
-    if isinstance(value, bool):
-        return protobuf.Value(bool_value=value)
-    if isinstance(value, int | float):
-        try:
-            return protobuf.Value(number_value=float(value))
-        except OverflowError:
-            raise ValueError("the metadata has a number that is too large") from None
-    if isinstance(value, str):
-        return protobuf.Value(string_value=value)
-    if isinstance(value, dict):
-        return protobuf.Value(struct_value=_struct(value, depth + 1))
-    if isinstance(value, list):
-        if depth > _MAX_METADATA_DEPTH:
-            raise ValueError("the metadata is nested too deeply")
-        return protobuf.Value(
-            list_value=protobuf.ListValue(
-                values=[_struct_value(each, depth + 1) for each in value]
-            )
-        )
-    return protobuf.Value(null_value=protobuf.NullValue.NULL_VALUE)
