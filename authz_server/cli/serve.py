@@ -193,12 +193,12 @@ def _proxies(config: Config) -> list[SpiffeId]:
 
 def _open_tls(config: Config, identities: IdentitySources) -> TlsFiles | SvidTls | None:
     """Return where the listener's certificate comes from; None for no TLS."""
-    from authz_server.clock import system_clock
-    from authz_server.transport.tls import SvidTls, TlsFiles
-
     tls, workload_api = config.listen.tls, identities.workload_api
     if not tls.is_set:
         return None
+    from authz_server.clock import system_clock
+    from authz_server.transport.tls import SvidTls, TlsFiles  # loads gRPC
+
     if tls.has_files or workload_api is None:
         return TlsFiles(Path(tls.certificate), Path(tls.key), Path(tls.client_ca))
     return SvidTls(

@@ -14,7 +14,6 @@ from authz_server.identity.jwk import KeySet
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import TrustStore
 from authz_server.identity.trust_bundle import TrustBundle
-from authz_server.identity.workload_api import WorkloadApi
 from authz_server.identity.workload_messages import Authorities, OwnSvid
 
 _X509_BUNDLES: Final = "FetchX509Bundles"
@@ -104,6 +103,9 @@ class WorkloadApiBundles:
     def __init__(
         self, store: TrustStore, address: str, *, wants_svid: bool, clock: Clock
     ) -> None:
+        # Loads gRPC, which costs a server 12 MB that needs it for nothing else.
+        from authz_server.identity.workload_api import WorkloadApi  # noqa: PLC0415
+
         self._store = store
         self._address = address
         self._clock = clock

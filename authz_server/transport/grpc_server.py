@@ -22,11 +22,11 @@ from grpc_health.v1 import health, health_pb2_grpc
 from authz_server.address import Address
 from authz_server.errors import ConfigError
 from authz_server.pipeline import Pipeline
+from authz_server.transport.counts import Counts
 from authz_server.transport.decider import Decider
 from authz_server.transport.ext_proc import SERVICE as GATE
 from authz_server.transport.ext_proc import Gate
 from authz_server.transport.health import SERVICE, Health
-from authz_server.transport.metrics import Counts
 from authz_server.transport.peer_gate import PeerGate
 from authz_server.transport.peers import PeerList
 from authz_server.transport.proxies import ProxyList

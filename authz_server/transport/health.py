@@ -1,11 +1,17 @@
-"""What grpc.health.v1 says of this server, on every transport."""
+"""What grpc.health.v1 says of this server, on every transport.
+
+Messages: grpc/health/v1/health.proto. They are so small that the native listener has no
+other use for protobuf's library, which costs memory.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
-from grpc_health.v1 import health_pb2
+from authz_server.errors import RequestError
+from authz_server.wire import LEN, read_fields
 
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
 
@@ -14,6 +20,17 @@ POLICY_HEALTH: Final = "authz_server.policy"
 
 TRUST_HEALTH: Final = "authz_server.trust"
 """Health of this name tells whether every trust bundle is good and fresh."""
+
+
+_SERVICE_NAME: Final = 1
+
+
+class ServingStatus(IntEnum):
+    """How a service is (HealthCheckResponse.ServingStatus)."""
+
+    SERVING = 1
+    NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +47,7 @@ class Health:
     is_current: bool
     is_trusting: bool = True
 
-    def statuses(self) -> dict[str, int]:
+    def statuses(self) -> dict[str, ServingStatus]:
         """Return the ServingStatus of every name that has one."""
         return {
             "": _status(serving=self.can_answer),
@@ -40,9 +57,26 @@ class Health:
         }
 
 
-def _status(*, serving: bool) -> int:
-    status = health_pb2.HealthCheckResponse
-    return int(status.SERVING if serving else status.NOT_SERVING)
+def _status(*, serving: bool) -> ServingStatus:
+    return ServingStatus.SERVING if serving else ServingStatus.NOT_SERVING
 
 
-NOT_SERVING: Final = _status(serving=False)
+def service_asked(request: bytes) -> str:
+    """Return the service that a HealthCheckRequest asks about.
+
+    Raises:
+        RequestError: if it is no such message.
+    """
+    name = b""
+    for number, wire_type, start, end in read_fields(request, 0, len(request)):
+        if number == _SERVICE_NAME and wire_type == LEN:
+            name = request[start:end]
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError("the name of the service is not UTF-8") from error
+
+
+def health_response(status: ServingStatus) -> bytes:
+    """Return a HealthCheckResponse."""
+    return bytes((0x08, status))  # field 1, a varint

@@ -13,8 +13,6 @@ from contextlib import aclosing
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-import grpc
-
 if TYPE_CHECKING:
     from authz_server._native._core import Listener
 
@@ -23,10 +21,19 @@ Handler = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 _log: Final = logging.getLogger("authz_server.transport")
 
 
+class Status(IntEnum):
+    """The status codes of gRPC that calls end with here."""
+
+    OK = 0
+    NOT_FOUND = 5
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+
 class CallError(Exception):
     """Ends a call with a gRPC status."""
 
-    def __init__(self, status: grpc.StatusCode, text: str) -> None:
+    def __init__(self, status: Status, text: str) -> None:
         super().__init__(text)
         self.status = status
 
@@ -99,13 +106,9 @@ class HostCalls:
             return  # nobody is there to be told
         error = task.exception()
         if error is None:
-            self._end(call, grpc.StatusCode.OK, "")
+            self._listener.end(call, Status.OK, "")
         elif isinstance(error, CallError):
-            self._end(call, error.status, str(error))
+            self._listener.end(call, error.status, str(error))
         else:
             _log.error("unexpected error in a call", exc_info=error)
-            self._end(call, grpc.StatusCode.INTERNAL, "internal error")
-
-    def _end(self, call: int, status: grpc.StatusCode, text: str) -> None:
-        number, _ = status.value
-        self._listener.end(call, number, text)
+            self._listener.end(call, Status.INTERNAL, "internal error")

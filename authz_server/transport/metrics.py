@@ -15,8 +15,7 @@ import socket
 import socketserver
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from itertools import accumulate
 from typing import Any, Final
@@ -36,24 +35,7 @@ from authz_server.errors import ConfigError, Reason
 from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import Standing
 from authz_server.policy.shadow import Answer
-
-BUCKETS_S: Final = (
-    0.000_05,
-    0.000_1,
-    0.000_25,
-    0.000_5,
-    0.001,
-    0.002_5,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-)
-"""Upper bounds, inclusive, of a decision's seconds: a hit is in the first few."""
+from authz_server.transport.counts import BUCKETS_S, Counts
 
 _PATH: Final = "/metrics"
 _STATUS_PATH: Final = "/v1/status"
@@ -62,21 +44,6 @@ _MAX_CONNECTIONS: Final = 8
 _TIMEOUT_S: Final = 5.0
 
 _log: Final = logging.getLogger("authz_server.transport")
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Decisions that were answered from memory, and counted elsewhere.
-
-    Attributes:
-        reasons: how many by reason.
-        buckets: by their time: one for each of `BUCKETS_S`, and one for more.
-        sum_s: their time in all.
-    """
-
-    reasons: Mapping[Reason, int] = field(default_factory=dict)
-    buckets: Sequence[int] = (0,) * (len(BUCKETS_S) + 1)
-    sum_s: float = 0.0
 
 
 class Metrics(Collector):

@@ -20,24 +20,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import grpc
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2
-
 from authz_server._native._core import Listener
 from authz_server.address import Address
 from authz_server.audit import FileSink
 from authz_server.clock import Instant
-from authz_server.errors import ConfigError, Reason
+from authz_server.errors import ConfigError, Reason, RequestError
 from authz_server.facts.native import compile_plan
 from authz_server.pipeline import Check, Pipeline
 from authz_server.response import deny
+from authz_server.transport.counts import BUCKETS_S, Counts
 from authz_server.transport.decider import Decider
 from authz_server.transport.ext_proc import SERVICE as GATE
 from authz_server.transport.ext_proc import Gate
-from authz_server.transport.health import NOT_SERVING, SERVICE, Health
-from authz_server.transport.host_calls import CallError, HostCalls
-from authz_server.transport.metrics import BUCKETS_S, Counts
+from authz_server.transport.health import (
+    SERVICE,
+    Health,
+    ServingStatus,
+    health_response,
+    service_asked,
+)
+from authz_server.transport.host_calls import CallError, HostCalls, Status
 from authz_server.transport.peers import Peer, PeerList, Refusals
 from authz_server.transport.socket_files import SocketFile
 
@@ -54,14 +56,16 @@ _MAX_CONNECTIONS: Final = 256
 _PATIENCE_S: Final = 5.0
 """For a request to come whole, and for an answer to be taken."""
 
-_PUBLISH_S: Final = 0.05
+_PUBLISH_S: Final = 0.2
 """A change of identities or of the second lock ends what is remembered within that; one
-of the policy does so at once."""
+of the policy does so at once. Revocations are looked for as often: a shorter time would
+be spent by idle servers for nothing."""
 
 _LEASE_S: Final = 1.0
 """If nothing was published for so long, nothing is answered from memory."""
 
 _HEALTH_S: Final = 0.1
+_DRAIN_S: Final = 0.05
 _BACKLOG: Final = 128
 
 # What the listener wants of a worker beside a decision.
@@ -246,15 +250,17 @@ class NativeServer:
             self._refusals.add(Peer(*peer), count - self._refused)
             self._refused = count
 
-    def _status(self, request: bytes) -> int | None:
+    def _status(self, request: bytes) -> ServingStatus | None:
         try:
-            name = health_pb2.HealthCheckRequest.FromString(request).service
-        except DecodeError as error:
+            name = service_asked(request)
+        except RequestError as error:
             raise CallError(
-                grpc.StatusCode.INTERNAL, "the message is no HealthCheckRequest"
+                Status.INTERNAL, "the message is no HealthCheckRequest"
             ) from error
         status = self._health_of().statuses().get(name)
-        return NOT_SERVING if self._is_stopping and status is not None else status
+        if self._is_stopping and status is not None:
+            return ServingStatus.NOT_SERVING
+        return status
 
     async def _check_health(
         self, requests: AsyncIterator[bytes]
@@ -262,10 +268,10 @@ class NativeServer:
         async for request in requests:
             status = self._status(request)
             if status is None:
-                raise CallError(grpc.StatusCode.NOT_FOUND, "unknown service")
-            yield _health_response(status)
+                raise CallError(Status.NOT_FOUND, "unknown service")
+            yield health_response(status)
             return
-        raise CallError(grpc.StatusCode.UNIMPLEMENTED, "the method takes one message")
+        raise CallError(Status.UNIMPLEMENTED, "the method takes one message")
 
     async def _watch_health(
         self, requests: AsyncIterator[bytes]
@@ -275,16 +281,11 @@ class NativeServer:
             while True:
                 status = self._status(request)
                 if status is None:
-                    status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+                    status = ServingStatus.SERVICE_UNKNOWN
                 if status != last:
-                    yield _health_response(status)
+                    yield health_response(status)
                 last = status
                 await asyncio.sleep(_HEALTH_S)
-
-
-def _health_response(status: int) -> bytes:
-    message = health_pb2.HealthCheckResponse(status=status)
-    return bytes(message.SerializeToString())
 
 
 class _Listening:
@@ -334,4 +335,4 @@ async def _drained(listener: Listener, drain_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
             while listener.open:  # noqa: ASYNC110 - C wakes nobody here
-                await asyncio.sleep(_PUBLISH_S)
+                await asyncio.sleep(_DRAIN_S)
