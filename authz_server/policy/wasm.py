@@ -36,10 +36,9 @@ from authz_server.policy.builtins.values import (
     dump_value,
     parse_value,
 )
+from authz_server.policy.evaluation_clock import TICK_S, EvaluationClock
 
 PAGE_BYTES: Final = 64 * 1024
-TICK_S: Final = 0.025
-"""How often the clock ticks by which evaluations are cut off."""
 
 Builtin = Callable[..., Any]
 """A built-in function that OPA leaves to its host: values in, one out.
@@ -115,7 +114,7 @@ class Module:
         self, wasm: bytes, builtins: Mapping[str, Builtin | ReadsClock]
     ) -> None:
         with _lifecycle:
-            self.engine = _engine()
+            self.engine, self.clock = _engine()
         try:
             self.code = wasmtime.Module(self.engine, wasm)
         except wasmtime.WasmtimeError as error:
@@ -158,6 +157,7 @@ class Instance:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._module = module
+        self._clock = module.clock
         self._failure = ""
         self._clock_ns = clock_ns
         self._now_ns: int | None = None
@@ -230,7 +230,11 @@ class Instance:
         )
         # One tick more, as the first may come at once.
         _set_epoch_deadline(self._context, int(timeout_s / TICK_S) + 2)
-        self._run(self._eval, arguments, _EVAL_ARGUMENTS)
+        self._clock.begin()
+        try:
+            self._run(self._eval, arguments, _EVAL_ARGUMENTS)
+        finally:
+            self._clock.end()
         return self._text(_ANSWER.unpack_from(arguments)[0], max_bytes)
 
     @property
@@ -448,8 +452,8 @@ _SIGNATURES: Final = {
 
 
 @functools.cache
-def _engine() -> wasmtime.Engine:
-    """Return the engine of all modules, whose clock ticks from now on.
+def _engine() -> tuple[wasmtime.Engine, EvaluationClock]:
+    """Return the engine of all modules, and the clock that cuts evaluations off.
 
     One for the whole process, which is never freed. A clock that only looked whether
     its engine is still there could look while that is being freed: a weak reference
@@ -462,15 +466,7 @@ def _engine() -> wasmtime.Engine:
     # asked for once.
     ffi.wasmtime_config_memory_may_move_set(config.ptr(), False)  # noqa: FBT003
     engine = wasmtime.Engine(config)
-
-    def tick() -> None:
-        pause = threading.Event()
-        while True:
-            pause.wait(TICK_S)
-            engine.increment_epoch()
-
-    threading.Thread(target=tick, name="policy-clock", daemon=True).start()
-    return engine
+    return engine, EvaluationClock(engine.increment_epoch, "policy-clock")
 
 
 def _first_line(error: Exception) -> str:
