@@ -161,6 +161,7 @@ def test_the_commands_to_try_by_hand_work(plant: Plant) -> None:
     assert "x-authz-reason: not_granted" in result.stdout
 
 
+@pytest.mark.long
 def test_a_part_that_does_not_start_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -475,6 +475,7 @@ def test_abandoned_and_idle_streams_leave_the_server_as_it_was(plant: Plant) -> 
     assert is_open(plant)
 
 
+@pytest.mark.long
 def test_a_server_that_is_gone_fails_closed_in_the_middle_of_a_stream() -> None:
     with running(POLICY) as plant, plant.channel() as channel:
         talk = Conversation(channel)
@@ -510,6 +511,7 @@ def without_check(configuration: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+@pytest.mark.long
 def test_a_unary_call_with_tensors_over_the_checks_buffer_passes_the_gate() -> None:
     with running(POLICY, gate_infer) as plant, plant.channel() as channel:
         infer = channel.unary_unary(INFER)
@@ -528,6 +530,7 @@ def test_a_unary_call_with_tensors_over_the_checks_buffer_passes_the_gate() -> N
         assert resident_bytes(plant.server.pid) - held < 32 * 1024 * 1024
 
 
+@pytest.mark.long
 def test_a_gate_without_a_check_before_it_lets_nothing_through() -> None:
     with running(POLICY, without_check) as plant, plant.channel() as channel:
         talk = Conversation(channel)

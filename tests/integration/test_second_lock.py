@@ -250,6 +250,7 @@ def test_the_right_secret_does_not_help_a_caller_who_is_not_allowed(
     assert "not_granted" in body
 
 
+@pytest.mark.long
 def test_the_secret_is_replaced_while_this_server_runs(yard: Yard) -> None:
     assert yard.over_http()[0] == 200
     try:
