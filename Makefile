@@ -249,6 +249,7 @@ bench: $(READY) $(TRITON)/.ready ## what a check costs, through the real Envoy
 	@$(BIN)/python benchmarks/identity_cost.py
 	@$(BIN)/python benchmarks/stream_gate.py
 	@$(BIN)/python benchmarks/policy_scale.py
+	@$(BIN)/python benchmarks/emit_scale.py
 	@$(BIN)/python benchmarks/cache_scale.py
 
 .PHONY: clean

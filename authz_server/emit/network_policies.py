@@ -7,6 +7,7 @@ rule.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -95,6 +96,7 @@ def _for_callers(policy: AccessPolicy, site: Site) -> Iterable[Object]:
             if not workloads:
                 continue
             ports = _on_the_wire(reach.ports, site)
+            in_namespace = Counter(item.namespace for item in workloads)
             yield network_policy(
                 policy,
                 dns_name(upstream.name, "from", reach.group.name),
@@ -105,7 +107,9 @@ def _for_callers(policy: AccessPolicy, site: Site) -> Iterable[Object]:
                 if not item.host_network:
                     yield network_policy(
                         policy,
-                        _egress_name(reach, item, workloads),
+                        _egress_name(
+                            reach, item, is_alone=in_namespace[item.namespace] == 1
+                        ),
                         Pods(item.namespace, item.pod_selector),
                         egress=[outgoing([pods(target)], ports)],
                     )
@@ -166,12 +170,11 @@ def _workloads(group: Group) -> tuple[Workload, ...]:
     )
 
 
-def _egress_name(
-    reach: Reach, workload: Workload, workloads: tuple[Workload, ...]
-) -> str:
+def _egress_name(reach: Reach, workload: Workload, *, is_alone: bool) -> str:
+    """Return its policy's name; `is_alone` of its group in its namespace."""
     parts = [reach.group.name, "to", reach.upstream.name]
     # A position would rename objects when a line is added; a digest does not.
-    if sum(item.namespace == workload.namespace for item in workloads) > 1:
+    if not is_alone:
         labels = repr((sorted(workload.pod_selector.items()), workload.service_account))
         parts.append(hashlib.sha256(labels.encode()).hexdigest()[:8])
     return dns_name(*parts)
@@ -230,8 +233,12 @@ def _group_limits(policy: AccessPolicy, group: Group) -> Iterable[str]:
         for item in group.workloads
         if item.service_account
     ]
+    exact = {str(identity) for identity in identities}
     for pattern in sorted(group.spiffe):
-        covered = any(pattern.matches(identity) for identity in identities)
+        # A group may have thousands of both, so not each is held against each.
+        covered = pattern.text in exact or (
+            not pattern.is_exact and any(map(pattern.matches, identities))
+        )
         if not covered or not pattern.is_exact:
             yield (
                 f"Group {group.name}: of {pattern}, only the pods listed under "

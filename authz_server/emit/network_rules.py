@@ -86,8 +86,9 @@ def network_policy(
 def _rule(direction: str, peers: Sequence[Peer], ports: list[dict[str, Any]]) -> Rule:
     assert peers, "a rule without a peer lets everyone in"  # noqa: S101
     assert ports, "a rule without a port opens them all"  # noqa: S101
-    unique = [peer for n, peer in enumerate(peers) if peer not in peers[:n]]
-    return {direction: unique, "ports": ports}
+    # By their text, as there may be thousands: equal ones are written alike.
+    unique = {repr(peer): peer for peer in peers}
+    return {direction: list(unique.values()), "ports": ports}
 
 
 def _port(protocol: str, port: int) -> dict[str, Any]:

@@ -150,10 +150,11 @@ def federated_callers(
     Only those whose bundle has somewhere to come from: SPIRE refuses an entry that
     names a bundle it does not have.
     """
+    called = frozenset(upstreams)
     granted = {
         name
         for grant in policy.grants
-        if not set(upstreams).isdisjoint(grant.on)
+        if not called.isdisjoint(grant.on)
         for name in grant.to
     }
     domains = {

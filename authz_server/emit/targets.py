@@ -15,6 +15,7 @@ from authz_server.emit.kubernetes import emit_kubernetes
 from authz_server.emit.manifest import Manifest
 from authz_server.emit.openziti import emit_openziti
 from authz_server.emit.spire import emit_spire
+from authz_server.policy.document import no_collection
 from authz_server.policy.model import AccessPolicy
 from authz_server.site.model import Site
 
@@ -68,9 +69,10 @@ def emit(source: Source, targets: Collection[str]) -> dict[str, Manifest]:
     Raises:
         PolicyError: if one of them can't express the policy.
     """
-    return {
-        f"{name}/{manifest.name}": manifest
-        for name, emitter in TARGETS.items()
-        if name in targets
-        for manifest in emitter(source)
-    }
+    with no_collection():
+        return {
+            f"{name}/{manifest.name}": manifest
+            for name, emitter in TARGETS.items()
+            if name in targets
+            for manifest in emitter(source)
+        }

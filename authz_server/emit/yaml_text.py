@@ -22,6 +22,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*", re.ASCII)
 # YAML 1.1's booleans and null, which several Go readers still honour.
 _NOT_STRINGS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})
 _NULLS: Final = frozenset({"null", "nan", "inf"})
+_QUOTED: Final = _NOT_STRINGS | _NULLS
 
 
 # libyaml is some ten times faster, and every wheel of PyYAML has it. Without it only
@@ -40,7 +41,7 @@ class _Dumper(_LIBRARY):  # type: ignore[misc, valid-type]
 def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     if "\n" in text:
         style: str | None = "|"
-    elif _PLAIN.fullmatch(text) and text.lower() not in _NOT_STRINGS | _NULLS:
+    elif _PLAIN.fullmatch(text) and text.lower() not in _QUOTED:
         style = None
     else:
         style = '"'

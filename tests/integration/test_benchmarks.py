@@ -6,6 +6,8 @@ import sys
 import pytest
 from parts import REPOSITORY
 
+from authz_server.emit import TARGET_NAMES
+
 
 def run(name: str, *arguments: str) -> str:
     done = subprocess.run(
@@ -42,6 +44,25 @@ def test_the_gate_is_measured_beside_the_same_stream_without_it() -> None:
 def test_policies_of_all_sizes_are_measured() -> None:
     out = run("policy_scale.py", "--subjects", "100", "1000", "--decisions", "50")
     assert [line.split()[0] for line in out.splitlines()] == ["subjects", "100", "1000"]
+
+
+@pytest.mark.envoy  # whose version it prints
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["spire", "openziti"],
+        pytest.param(list(TARGET_NAMES), marks=pytest.mark.long),
+    ],
+)
+def test_what_is_emitted_is_counted_and_measured(targets: list[str]) -> None:
+    out = run(
+        *("emit_scale.py", "--namespaces", "2", "12", "--rounds", "1"),
+        *("--targets", *targets),
+    )
+    _, _, *rows = [line.split() for line in out.splitlines()]
+    assert [row[:2] for row in rows] == [
+        [target, size] for target in targets for size in ("2", "12")
+    ]
 
 
 @pytest.mark.envoy
