@@ -19,7 +19,7 @@ import tritonclient.http.aio
 from triton_plant import OWN_MODELS, Plant, running
 from tritonclient.utils import InferenceServerException
 
-from authz_server.demo.calls import Caller, Edge, Protocol
+from authz_server.demo.calls import Caller, Edge, Protocol, end
 from authz_server.demo.scenario import CAMERA, DEPLOYER, FORECASTER
 from authz_server.demo.triton import MODELS
 
@@ -164,7 +164,8 @@ def clients_of(plant: Plant, protocol: Protocol) -> Iterator[Clients]:
     port = plant.triton.http_port if over_http else plant.triton.grpc_port
     edge = Edge(plant.port, plant.bundle)
     with contextlib.ExitStack() as stack:
-        direct = stack.enter_context(module.InferenceServerClient(f"127.0.0.1:{port}"))
+        direct = module.InferenceServerClient(f"127.0.0.1:{port}")
+        stack.callback(end, direct)
         worker, operator, outsider = (
             stack.enter_context(Caller(edge, protocol, plant.identities[who]))._client
             for who in (CAMERA, DEPLOYER, FORECASTER)

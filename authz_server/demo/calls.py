@@ -113,6 +113,18 @@ class _UndelayedTls:
         return self._context.wrap_socket(sock, server_hostname=server_hostname)
 
 
+def end(client: Client) -> None:
+    """Close a client of tritonclient, for good."""
+    client.close()
+    # It closes itself again when it is collected, in whatever thread that happens, and
+    # gevent, which it is made of over HTTP, minds which one.
+    client.close = _nothing
+
+
+def _nothing() -> None:
+    """Close nothing."""
+
+
 class Caller:
     """A context manager: one workload's client of one protocol.
 
@@ -147,7 +159,7 @@ class Caller:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._client.close()
+        end(self._client)
 
     def find_defects(self, version: str = "") -> bool:
         """Ask for the defects in an image with two; true if just those were found."""
