@@ -172,8 +172,10 @@ class Agent:
             for what in self._states.get(method, ()):
                 inbox.put(what)
             self._open[method].append(inbox)
-        # A client that went away has to be noticed, or its thread would stay.
-        context.add_callback(lambda: inbox.put(End()))
+        # A client that went away has to be noticed, or its thread would stay, and the
+        # interpreter would wait for it at its end; also one that is gone already.
+        if not context.add_callback(lambda: inbox.put(End())):
+            inbox.put(End())
         try:
             while not isinstance(what := inbox.get(), End):
                 yield what
@@ -209,6 +211,8 @@ def workload_agent(path: Path | None) -> Iterator[Agent]:
         yield agent
     finally:
         server.stop(grace=None).wait()
+        for method in METHODS:
+            agent.end(method)
 
 
 def _entry(number: int, name: str, value: bytes) -> bytes:
