@@ -18,6 +18,7 @@ from authz_server.identity.workload_messages import Authorities, OwnSvid
 
 _X509_BUNDLES: Final = "FetchX509Bundles"
 _JWT_BUNDLES: Final = "FetchJWTBundles"
+_SVID: Final = "FetchX509SVID"
 
 
 class FederatedBundles:
@@ -112,7 +113,10 @@ class WorkloadApiBundles:
         self._lock = threading.Lock()
         self._x509: Mapping[TrustDomain, Authorities] = {}
         self._jwt: Mapping[TrustDomain, KeySet] = {}
-        self._broken: dict[str, tuple[float, str]] = {}  # since when, and why
+        # Since when, and why. A stream is not well before its first message: a server
+        # that has no bundles yet is not ready.
+        streams = (_X509_BUNDLES, _JWT_BUNDLES, *((_SVID,) if wants_svid else ()))
+        self._broken = {name: (clock().wall_s, "no answer yet") for name in streams}
         self._svid: OwnSvid | None = None
         self._api = WorkloadApi(
             address,
@@ -124,7 +128,7 @@ class WorkloadApiBundles:
 
     @property
     def is_live(self) -> bool:
-        """Whether the agent gives bundles, and nothing is wrong."""
+        """Whether the agent gives all that it is asked for, and nothing is wrong."""
         with self._lock:
             return bool(self._x509 or self._jwt) and not self._broken
 

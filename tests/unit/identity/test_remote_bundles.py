@@ -546,6 +546,28 @@ def test_streams_that_an_error_of_ours_ended_are_told_and_their_bundles_age(
         )
 
 
+def test_an_agent_is_not_well_before_each_stream_has_answered(tmp_path: Path) -> None:
+    trusting = Trusting()
+    with (
+        workload_agent(tmp_path / "agent.sock") as agent,
+        following(trusting, agent.address) as source,
+    ):
+        both = (
+            f"{agent.address}: FetchX509Bundles: no answer yet; "
+            "FetchJWTBundles: no answer yet"
+        )
+        assert source.error == both
+        agent.push(JWT_BUNDLES, jwt_bundles({F: jwks(jwk(KEY, "k1"))}))
+        assert eventually(lambda: has_keys(trusting))
+        only = f"{agent.address}: FetchX509Bundles: no answer yet"
+        assert eventually(lambda: source.error == only)
+        assert not source.is_live
+        agent.push(X509_BUNDLES, x509_bundles({F: authorities(CA)}))
+        assert eventually(lambda: source.error is None)
+        assert source.is_live
+        assert trusting.believes(CA)
+
+
 def test_the_state_of_everything_changes_its_revision_with_the_agents(
     agent: Agent,
 ) -> None:
