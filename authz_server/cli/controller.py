@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RESYNC_S: Final = 300.0
 
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
 # Where Kubernetes puts the namespace of a pod's service account.
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: if no namespace is named.
-        SetupError: if there is no cluster to ask.
+        SetupError: if there is no cluster to ask, or what watches it has died.
     """
     from authz_server.cluster.client import connect
     from authz_server.controller.reconciling import Reconciler
@@ -82,24 +84,25 @@ def run(args: argparse.Namespace) -> int:
     )
     namespace = args.namespace or _own_namespace()
     read_site = _site_reader(args.site)
-    stop = threading.Event()
     with connect(args.context, args.kubeconfig) as cluster:
 
-        def make_reconciler(is_leading: Callable[[], bool]) -> Reconciler:
-            return Reconciler(cluster, read_site, tuple(args.targets), is_leading)
+        def make_reconciler(may_act: Callable[[], bool]) -> Reconciler:
+            return Reconciler(cluster, read_site, tuple(args.targets), may_act)
 
         identity = f"{socket.gethostname()}_{uuid.uuid4()}"
         controller = Controller(
             cluster, namespace, identity, make_reconciler, args.resync
         )
 
-        def end(*_: object) -> None:
-            stop.set()
-            controller.wake()
+        def end() -> None:
+            signal.sigwait(_SIGNALS)
+            controller.stop()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
-        controller.run(stop)
+        # Waited for by a thread: a handler would run within the main thread's waiting,
+        # which holds the locks that `stop` needs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        threading.Thread(target=end, daemon=True).start()
+        controller.run()
     return 0
 
 

@@ -37,6 +37,9 @@ PAGE: Final = 500
 CONNECTIONS: Final = 8
 """Requests at a time. The API server's own fairness is per user; more would queue."""
 
+_BESIDE: Final = 3
+"""A controller's lease and two watches, while it plans."""
+
 WATCH_S: Final = 30
 """How long a watch lasts before a new one follows; the API server ends it."""
 
@@ -80,7 +83,8 @@ class Cluster:
     def resource(self, kind: Kind) -> Resource | None:
         """Return where objects of `kind` are; None if the cluster has no such kind."""
         api_version, name = kind
-        if api_version not in self._resources:
+        # What was not there may have been installed since.
+        if name not in self._resources.get(api_version, {}):
             self._resources[api_version] = self._discover(api_version)
         return self._resources[api_version].get(name)
 
@@ -96,17 +100,7 @@ class Cluster:
         if self.resource(kind) is None:
             return
         path = self._folder(kind, namespace)
-        # What was seen before a page is lost would come again: pages are collected.
-        try:
-            items = list(self._pages(path, labels))
-        except RefusedError as error:
-            if error.status != HTTPStatus.GONE:
-                raise
-            # The revision that the pages were of was compacted away: once more.
-            items = list(self._pages(path, labels))
-        for item in items:
-            # Items of a list don't say what they are.
-            yield {**item, "apiVersion": kind[0], "kind": kind[1]}
+        yield from self._listed(kind, path, {"labelSelector": labels})[0]
 
     def listed(self, kind: Kind, namespace: str) -> tuple[list[Object], str]:
         """Return all objects of `kind`, and from which version on to watch them.
@@ -114,11 +108,7 @@ class Cluster:
         Args:
             namespace: theirs; empty for all.
         """
-        answer, _ = self._request("GET", self._folder(kind, namespace))
-        items: list[Object] = [
-            {**item, "apiVersion": kind[0], "kind": kind[1]} for item in answer["items"]
-        ]
-        return items, str(answer["metadata"]["resourceVersion"])
+        return self._listed(kind, self._folder(kind, namespace), {})
 
     def watch(
         self, kind: Kind, namespace: str, version: str
@@ -137,7 +127,9 @@ class Cluster:
             "timeoutSeconds": str(WATCH_S),
         }
         for line in self._lines(self._folder(kind, namespace), query):
-            event = json.loads(line)
+            event = _document(line)
+            if not event:
+                raise SetupError(f"{self._host}: a watch ended in the middle of a line")
             if event["type"] == "ERROR":
                 status = event["object"]
                 raise refusal(self._host, int(status.get("code", 500)), status)
@@ -158,12 +150,17 @@ class Cluster:
         return self._request("PUT", self._path(Key.of(item)), {}, dict(item), _JSON)[0]
 
     def apply_status(self, item: Object, status: Mapping[str, Any]) -> None:
-        """Apply `status` as the status of `item`."""
+        """Apply `status` as the status of `item`.
+
+        Raises:
+            RefusedError: with status 409 if it is another one of the same name by now.
+        """
         key = Key.of(item)
+        uid = item["metadata"]["uid"]
         body = {
             "apiVersion": key.api_version,
             "kind": key.kind,
-            "metadata": {"name": key.name, "namespace": key.namespace},
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
             "status": dict(status),
         }
         query = {"fieldManager": f"{FIELD_MANAGER}-controller", "force": "true"}
@@ -261,14 +258,34 @@ class Cluster:
         inside = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
         return f"{resource.path}{inside}/{resource.plural}"
 
-    def _pages(self, path: str, labels: str) -> Iterator[Object]:
-        query = {"labelSelector": labels, "limit": str(PAGE)}
+    def _listed(
+        self, kind: Kind, path: str, query: Mapping[str, str]
+    ) -> tuple[list[Object], str]:
+        """Return what a list holds, and the version that it is of."""
+        # What was seen before a page is lost would come again: pages are collected.
+        try:
+            items, version = self._pages(path, query)
+        except RefusedError as error:
+            if error.status != HTTPStatus.GONE:
+                raise
+            # The revision that the pages were of was compacted away: once more.
+            items, version = self._pages(path, query)
+        # Items of a list don't say what they are.
+        named = {"apiVersion": kind[0], "kind": kind[1]}
+        return [{**item, **named} for item in items], version
+
+    def _pages(
+        self, path: str, query: Mapping[str, str]
+    ) -> tuple[list[dict[str, Any]], str]:
+        items: list[dict[str, Any]] = []
+        query = {**query, "limit": str(PAGE)}
         while True:
             answer, _ = self._request("GET", path, query)
-            yield from answer["items"]
-            token = answer["metadata"].get("continue")
+            items += answer["items"]
+            meta = answer["metadata"]
+            token = meta.get("continue")
             if not token:
-                return
+                return items, str(meta.get("resourceVersion", ""))
             query = {**query, "continue": token}
 
     def _request(
@@ -346,7 +363,7 @@ def connect(context: str | None, kubeconfig: Path | None) -> Cluster:
         SetupError: if neither names a cluster.
     """
     configuration = Configuration()
-    configuration.connection_pool_maxsize = CONNECTIONS
+    configuration.connection_pool_maxsize = CONNECTIONS + _BESIDE
     # 429 is how the API server says "later" (API Priority and Fairness); all requests
     # made here may be repeated.
     configuration.retries = urllib3.Retry(

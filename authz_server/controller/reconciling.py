@@ -24,8 +24,8 @@ from authz_server.policy.model import AccessPolicy
 from authz_server.site.model import Site
 
 
-class NoLongerLeadingError(SetupError):
-    """Another controller acts now; this one stops where it is."""
+class StoppedError(SetupError):
+    """This controller may not act any more: another does, or it is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Reconciler:
     Attributes:
         read_site: returns the site, for a policy that may name other upstreams.
         targets: which emitted objects the cluster is to hold.
-        is_leading: whether it may still change anything.
+        may_act: whether it may still change anything.
     """
 
     cluster: Cluster
     read_site: Callable[[AccessPolicy], Site]
     targets: Sequence[str]
-    is_leading: Callable[[], bool]
+    may_act: Callable[[], bool]
 
     def reconcile(self, item: Object, pods: Iterable[Pod]) -> Outcome:
         """Apply what `item`, an AccessPolicy, gives, and delete what it gave before.
@@ -50,7 +50,8 @@ class Reconciler:
         accepted by the API server in a dry run.
 
         Raises:
-            NoLongerLeadingError: if that happened on the way.
+            StoppedError: if it may not act any more; between two steps, of which the
+                next `reconcile` does what is left.
         """
         try:
             policy, objects = self._emitted(item)
@@ -71,6 +72,7 @@ class Reconciler:
                     State.CONFLICT, conflict_text(plan), len(objects), findings=amiss
                 )
             done: list[Step] = []
+            self._check_may_act()
             apply_plan(
                 self.cluster,
                 plan,
@@ -79,7 +81,7 @@ class Reconciler:
                 dry_run=False,
                 done=lambda step: self._note(done, step),
             )
-        except NoLongerLeadingError:
+        except StoppedError:
             raise
         except SetupError as error:
             return Outcome(State.REFUSED, str(error), len(objects), findings=amiss)
@@ -100,8 +102,11 @@ class Reconciler:
 
     def _note(self, done: list[Step], step: Step) -> None:
         done.append(step)
-        if not self.is_leading():
-            raise NoLongerLeadingError("another controller leads")
+        self._check_may_act()
+
+    def _check_may_act(self) -> None:
+        if not self.may_act():
+            raise StoppedError("another controller leads, or this one is to end")
 
     def _emitted(self, item: Object) -> tuple[AccessPolicy, list[Object]]:
         policy = _policy(item)

@@ -15,7 +15,7 @@ from authz_server.cluster.client import Cluster
 from authz_server.cluster.kinds import Key
 from authz_server.controller.election import Election
 from authz_server.controller.pods import Pod
-from authz_server.controller.reconciling import NoLongerLeadingError, Reconciler
+from authz_server.controller.reconciling import Reconciler, StoppedError
 from authz_server.controller.status import (
     Outcome,
     State,
@@ -67,7 +67,7 @@ class Controller:
     Args:
         namespace: theirs, and that of the Lease.
         identity: of this process alone.
-        make_reconciler: is given what says whether this controller leads.
+        make_reconciler: is given what says whether this controller may act.
         resync_s: how often everything is looked at again, changed or not.
     """
 
@@ -81,6 +81,7 @@ class Controller:
     ) -> None:
         self._cluster = cluster
         self._resync_s = resync_s
+        self._stop = threading.Event()
         self._wake = threading.Event()
         self._due: set[Name] = set()
         self._is_all_due = threading.Event()
@@ -90,7 +91,7 @@ class Controller:
         self._election = Election(
             cluster, namespace, LEASE_NAME, identity, self._everything_is_due
         )
-        self._reconciler = make_reconciler(lambda: self._election.is_leading)
+        self._reconciler = make_reconciler(lambda: self._may_act)
         self._policies: Copy[_Kept] = Copy(
             cluster, (API_VERSION, KIND), namespace, _Kept.of, self._is_due
         )
@@ -98,39 +99,66 @@ class Controller:
             cluster, ("v1", "Pod"), "", Pod.of, lambda *_: self._wake.set()
         )
 
-    def run(self, stop: threading.Event) -> None:
-        """Watch and reconcile until `stop` is set and `wake` was called."""
-        election = threading.Thread(target=self._election.run, args=(stop,))
+    def run(self) -> None:
+        """Watch and reconcile until `stop` is called.
+
+        Raises:
+            SetupError: if a thread has died, without which nothing new would be seen.
+        """
+        ended = threading.Event()
+        election = threading.Thread(target=self._run, args=(self._election.run, ended))
         # A watch ends when the server ends it, which may be half a minute from now.
         watches = [
-            threading.Thread(target=copy.run, args=(stop,), daemon=True)
+            threading.Thread(target=self._run, args=(copy.run, ended), daemon=True)
             for copy in (self._policies, self._pods)
         ]
-        for thread in (election, *watches):
+        threads = (election, *watches)
+        for thread in threads:
             thread.start()
+        try:
+            self._loop(threads)
+        finally:
+            # Not before nothing is done any more: the lease is given back at once.
+            ended.set()
+            election.join()
+
+    def stop(self) -> None:
+        """Let `run` end after the step that it is at."""
+        self._stop.set()
+        self._wake.set()
+
+    @property
+    def _may_act(self) -> bool:
+        return self._election.is_leading and not self._stop.is_set()
+
+    def _run(
+        self, target: Callable[[threading.Event], None], ended: threading.Event
+    ) -> None:
+        try:
+            target(ended)
+        finally:
+            self._wake.set()  # for `_loop` to see
+
+    def _loop(self, threads: Iterable[threading.Thread]) -> None:
         all_due_s = time.monotonic()
-        while not stop.is_set():
+        while not self._stop.is_set():
             due_s = min(all_due_s, self._retry_s)
             self._wake.wait(max(0.0, due_s - time.monotonic()))
-            stop.wait(_SETTLE_S)
-            self._wake.clear()
+            self._stop.wait(_SETTLE_S)
+            if not all(thread.is_alive() for thread in threads):
+                raise SetupError("a thread died of the error above; start again")
             is_ready = self._policies.is_complete.is_set() and (
                 self._pods.is_complete.is_set()
             )
-            if not (is_ready and self._election.is_leading):
-                stop.wait(_SETTLE_S)
-                continue
+            if not (is_ready and self._may_act):
+                continue  # What woke it is still to be looked at.
+            self._wake.clear()
             if time.monotonic() >= all_due_s:
                 self._everything_is_due()
                 all_due_s = time.monotonic() + self._resync_s
             if time.monotonic() >= self._retry_s:
                 self._refused_are_due()
-            self._look(stop)
-        election.join()
-
-    def wake(self) -> None:
-        """Let the loop see at once that it is to stop."""
-        self._wake.set()
+            self._look()
 
     def _is_due(self, namespace: str, name: str) -> None:
         with self._is_told:
@@ -147,7 +175,7 @@ class Controller:
             if outcome.state is State.REFUSED:
                 self._is_due(*name)
 
-    def _look(self, stop: threading.Event) -> None:
+    def _look(self) -> None:
         """Reconcile what is due; for the rest, only look at its pods again."""
         # What is due before what there is: a change in between is due again.
         with self._is_told:
@@ -161,23 +189,24 @@ class Controller:
             self._outcomes.pop(name, None)
             _log.warning("AccessPolicy %s is gone; what it gave stays", "/".join(name))
         for name, kept in sorted(policies.items()):
-            if stop.is_set():
-                return
+            before = self._outcomes.get(name)
             try:
-                if name in due or name not in self._outcomes:
+                if name in due or before is None:
                     outcome = self._reconciler.reconcile(kept.item, pods.values())
                 else:
-                    outcome = self._seen_again(name, kept, pods.values())
-            except NoLongerLeadingError:
-                _log.warning("stopped: another controller leads")
+                    found = self._reconciler.findings(kept.item, pods.values())
+                    outcome = replace(before, findings=found, changed=0)
+            except StoppedError as error:
+                _log.warning("stopped: %s", error)
+                self._everything_is_due()  # should it lead again
                 return
-            self._tell(name, kept.item, outcome)
+            if name in due or before is None or before.findings != outcome.findings:
+                self._tell(name, kept.item, outcome)
             if outcome.state is State.REFUSED and name in due:
-                self._retry_s = min(self._retry_s, time.monotonic() + RETRY_S)
+                self._retry_soon()
 
-    def _seen_again(self, name: Name, kept: _Kept, pods: Iterable[Pod]) -> Outcome:
-        found = self._reconciler.findings(kept.item, pods)
-        return replace(self._outcomes[name], findings=found, changed=0)
+    def _retry_soon(self) -> None:
+        self._retry_s = min(self._retry_s, time.monotonic() + RETRY_S)
 
     def _tell(self, name: Name, item: Object, outcome: Outcome) -> None:
         """Write status and event, if there is anything new to say."""
@@ -188,6 +217,14 @@ class Controller:
             (before.state, before.message, before.findings)
             != (outcome.state, outcome.message, outcome.findings)
         )
+        if is_news or outcome.changed:
+            _log.info(
+                "AccessPolicy %s: %s: %s (%d changed)",
+                "/".join(name),
+                outcome.state.reason,
+                outcome.message,
+                outcome.changed,
+            )
         try:
             current = self._cluster.find(Key.of(item))
             # Of a newer one there is nothing to say yet: it is due by itself.
@@ -200,11 +237,6 @@ class Controller:
                 self._cluster.create(event(current, outcome, at))
         except SetupError as error:
             _log.warning("the status of %s can't be written: %s", "/".join(name), error)
-        if is_news or outcome.changed:
-            _log.info(
-                "AccessPolicy %s: %s: %s (%d changed)",
-                "/".join(name),
-                outcome.state.reason,
-                outcome.message,
-                outcome.changed,
-            )
+            # Not known to anybody yet, so it is looked at, and told, again.
+            del self._outcomes[name]
+            self._retry_soon()

@@ -112,8 +112,9 @@ def event(item: Object, outcome: Outcome, at: dt.datetime) -> Object:
     meta = item["metadata"]
     when = at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     message = _cut("; ".join((outcome.message, *outcome.findings)))
-    # The same thing at the same time is one event.
-    words = repr((outcome.state.reason, message, when))
+    # The same of the same version at the same time is one event. Without the version it
+    # could come, go and come within a second.
+    words = repr((outcome.state.reason, message, when, meta["resourceVersion"]))
     digest = hashlib.sha256(words.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Final, Generic, TypeVar
 
 from authz_server.cluster.answers import RefusedError
@@ -46,6 +45,7 @@ class Copy(Generic[_Kept]):
         self._on_change = on_change
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, str], _Kept] = {}
+        self._version = ""  # up to which all is seen; empty if it must be listed
         self.is_complete = threading.Event()
         """Set once everything that there is has been seen."""
 
@@ -56,25 +56,21 @@ class Copy(Generic[_Kept]):
 
     def run(self, stop: threading.Event) -> None:
         """List and watch until `stop`."""
-        version = ""
         while not stop.is_set():
             try:
-                if not version:
-                    version = self._list()
-                version = self._follow(version, stop)
-            except RefusedError as error:
-                if error.status != HTTPStatus.GONE:
-                    self._wait(error, stop)
-                version = ""
+                if not self._version:
+                    self._list()
+                self._follow(stop)
             except SetupError as error:
-                self._wait(error, stop)
+                if isinstance(error, RefusedError):
+                    # 410, the version is too old (API concepts, "410 Gone responses"),
+                    # or who knows what: from the start.
+                    self._version = ""
+                _log.warning("%s can't be watched: %s", self._kind[1], error)
+                stop.wait(_RETRY_S)
 
-    def _wait(self, error: SetupError, stop: threading.Event) -> None:
-        _log.warning("%s can't be watched: %s", self._kind[1], error)
-        stop.wait(_RETRY_S)
-
-    def _list(self) -> str:
-        items, version = self._cluster.listed(self._kind, self._namespace)
+    def _list(self) -> None:
+        items, self._version = self._cluster.listed(self._kind, self._namespace)
         fresh = {_name(item): self._keep(item) for item in items}
         with self._lock:
             before, self._kept = self._kept, fresh
@@ -82,11 +78,12 @@ class Copy(Generic[_Kept]):
         for name in sorted(before.keys() | fresh.keys()):
             if before.get(name) != fresh.get(name):
                 self._on_change(*name)
-        return version
 
-    def _follow(self, version: str, stop: threading.Event) -> str:
-        for what, item in self._cluster.watch(self._kind, self._namespace, version):
-            version = item["metadata"]["resourceVersion"]
+    def _follow(self, stop: threading.Event) -> None:
+        events = self._cluster.watch(self._kind, self._namespace, self._version)
+        for what, item in events:
+            # Kept for a watch that breaks: what is seen twice would be old for a while.
+            self._version = item["metadata"]["resourceVersion"]
             if what == "BOOKMARK":
                 continue
             name = _name(item)
@@ -98,8 +95,7 @@ class Copy(Generic[_Kept]):
             if before != after:
                 self._on_change(*name)
             if stop.is_set():
-                break
-        return version
+                return
 
 
 def _name(item: Object) -> tuple[str, str]:

@@ -6,15 +6,13 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from api_stand_in import Answer, Asked, StandIn
 
 from authz_server.cli import apply, plan
 from authz_server.errors import PolicyError, SetupError
-
-if TYPE_CHECKING:
-    from conftest import Answer, Asked, StandIn  # type: ignore[attr-defined]
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plant-7.yaml"
 NETWORK_POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies/{}"

@@ -5,17 +5,15 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from api_stand_in import Answer, Asked, StandIn
 
 from authz_server.cluster.answers import RefusedError
 from authz_server.cluster.client import Cluster, connect
 from authz_server.cluster.kinds import Key
 from authz_server.errors import SetupError
-
-if TYPE_CHECKING:
-    from conftest import Answer, Asked, StandIn  # type: ignore[attr-defined]
 
 CONFIG_MAP = ("v1", "ConfigMap")
 KEY = Key("v1", "ConfigMap", "n", "a")

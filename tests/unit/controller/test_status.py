@@ -104,3 +104,11 @@ def test_an_event_names_what_it_is_about_and_warns_of_what_failed() -> None:
 
 def test_the_same_thing_said_twice_at_a_time_is_one_event() -> None:
     assert event(ITEM, FINE, AT) == event(ITEM, FINE, AT)
+
+
+def test_the_same_thing_said_of_a_later_version_is_another_event() -> None:
+    later = {**ITEM, "metadata": {**ITEM["metadata"], "resourceVersion": "11"}}
+
+    names = {event(item, FINE, AT)["metadata"]["name"] for item in (ITEM, later)}
+
+    assert len(names) == 2

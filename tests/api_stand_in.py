@@ -1,13 +1,15 @@
 """A stand-in for the API server, where its answers must be odd or it is not built.
 
 It knows nothing of defaults, validation or field sets: what the real one makes of our
-requests is for `tests/integration/test_apply.py`.
+requests is for `tests/integration/test_apply.py` and `test_controller.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import pytest
 import yaml
 
 from authz_server.cluster.kinds import ORDER
+from authz_server.emit.crd import GROUP, KIND, VERSION
 
 Answer = tuple[int, Any]
 
@@ -27,6 +29,14 @@ CLUSTER_WIDE = {
     *("ClusterFederatedTrustDomain", "ClusterStaticEntry", "ClusterSPIFFEID"),
     "CiliumClusterwideNetworkPolicy",
 }
+
+
+POLICIES = f"/apis/{GROUP}/{VERSION}/namespaces/{{}}/accesspolicies"
+SERVED = [
+    *ORDER,
+    *(("v1", "Pod"), ("v1", "Event"), ("coordination.k8s.io/v1", "Lease")),
+    (f"{GROUP}/{VERSION}", KIND),
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class StandIn:
     Attributes:
         odd: answers instead, if it returns anything.
         without: API groups that are not served.
+        events: what happened, as lines of a watch; the place is the version.
+        watch_s: how long a watch lasts.
     """
 
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,8 +68,9 @@ class StandIn:
     odd: Callable[[Asked], Answer | None] = lambda _: None
     without: set[str] = field(default_factory=set)
     url: str = ""
-    revision: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    watch_s: float = 30.0
 
     def changes(self) -> list[str]:
         """What was asked for that changes anything, as ``METHOD NAME``."""
@@ -78,19 +91,16 @@ class StandIn:
         if asked.path in self.objects:
             return 200, self.objects[asked.path]
         version = asked.path.removeprefix("/apis/").removeprefix("/api/")
-        kinds = [kind for known, kind in ORDER if known == version]
+        kinds = [kind for known, kind in SERVED if known == version]
         if kinds:
             if version.partition("/")[0] in self.without:
                 return 404, "404 page not found"
             return 200, {"resources": [*map(resource, kinds), status_of(kinds[0])]}
-        prefix, _, plural = asked.path.rpartition("/")
+        if asked.path.rpartition("/")[2] not in PLURALS:
+            return failure(404, "not found", kind=asked.path.split("/")[-2])
         found = [
-            item
-            for path, item in sorted(self.objects.items())
-            if path.startswith(prefix) and path.split("/")[-2] == plural
+            item for path, item in sorted(self.objects.items()) if _is_in(asked, path)
         ]
-        if "labelSelector" not in asked.query:
-            return failure(404, "not found", kind=plural)
         start = int(asked.query.get("continue", 0))
         end = start + 2  # pages are small here, so that there are several
         return 200, {
@@ -98,12 +108,56 @@ class StandIn:
                 {k: v for k, v in item.items() if k not in {"kind", "apiVersion"}}
                 for item in found[start:end]
             ],
-            "metadata": {"continue": str(end)} if end < len(found) else {},
+            "metadata": {
+                "resourceVersion": str(len(self.events)),
+                **({"continue": str(end)} if end < len(found) else {}),
+            },
         }
 
+    def watch(self, asked: Asked) -> Iterator[str]:
+        """Yield the lines of a watch until its time is over."""
+        seen, end_s = (
+            int(asked.query["resourceVersion"]),
+            time.monotonic() + (self.watch_s),
+        )
+        while time.monotonic() < end_s:
+            for event in self.events[seen:]:
+                seen += 1
+                if _is_in(asked, event["path"]):
+                    yield json.dumps(event) + "\n"
+            time.sleep(0.01)
+
+    def put(self, path: str, item: dict[str, Any] | None) -> None:
+        """Let the object at `path` be `item`; None deletes it."""
+        with self.lock:
+            before = self.objects.pop(path, None)
+            what = "DELETED" if item is None else "MODIFIED" if before else "ADDED"
+            shown = dict(item or before or {})
+            version = str(len(self.events) + 1)
+            shown["metadata"] = {**shown["metadata"], "resourceVersion": version}
+            if item is not None:
+                self.objects[path] = shown
+            self.events.append({"type": what, "object": shown, "path": path})
+
+    def POST(self, asked: Asked) -> Answer:  # noqa: N802
+        path = f"{asked.path}/{asked.body['metadata']['name']}"
+        if path in self.objects:
+            return failure(409, "already exists")
+        self.put(path, asked.body)
+        return 201, self.objects[path]
+
+    def PUT(self, asked: Asked) -> Answer:  # noqa: N802
+        there = self.objects[asked.path]["metadata"]["resourceVersion"]
+        if asked.body["metadata"]["resourceVersion"] != there:
+            return failure(409, "the object has been modified")
+        self.put(asked.path, asked.body)
+        return 200, self.objects[asked.path]
+
     def PATCH(self, asked: Asked) -> Answer:  # noqa: N802
-        before = self.objects.get(asked.path)
         body = asked.body
+        if asked.path.endswith("/status"):
+            return self._patch_status(asked.path.removesuffix("/status"), body)
+        before = self.objects.get(asked.path)
         namespace = body["metadata"].get("namespace")
         if namespace and f"/api/v1/namespaces/{namespace}" not in self.objects:
             return failure(404, "not found", kind="namespaces", name=namespace)
@@ -114,12 +168,19 @@ class StandIn:
             "managedFields": [owned],
         }
         after = {**(before or {}), **body, "metadata": meta}
-        if after != before:
-            self.revision += 1
-            meta["resourceVersion"] = str(self.revision)
-        if "dryRun" not in asked.query:
-            self.objects[asked.path] = after
+        if after != before and "dryRun" not in asked.query:
+            self.put(asked.path, after)
+            after = self.objects[asked.path]
         return 200 if before else 201, after
+
+    def _patch_status(self, path: str, body: Mapping[str, Any]) -> Answer:
+        there = self.objects.get(path)
+        if there is None:
+            return failure(404, "not found")
+        if there["metadata"]["uid"] != body["metadata"]["uid"]:
+            return failure(409, "the UID in the precondition is another one")
+        self.put(path, {**there, "status": body["status"]})
+        return 200, self.objects[path]
 
     def DELETE(self, asked: Asked) -> Answer:  # noqa: N802
         there = self.objects.get(asked.path)
@@ -129,7 +190,7 @@ class StandIn:
         if any(there["metadata"][name] != value for name, value in wanted.items()):
             return failure(409, "the precondition failed")
         if "dryRun" not in asked.body:
-            del self.objects[asked.path]
+            self.put(asked.path, None)
         return 200, {"kind": "Status"}
 
     def namespaces(self, *names: str) -> None:
@@ -145,6 +206,15 @@ def resource(kind: str) -> dict[str, Any]:
     plural = kind.lower()
     plural = plural[:-1] + "ies" if plural.endswith("y") else plural + "s"
     return {"kind": kind, "name": plural, "namespaced": kind not in CLUSTER_WIDE}
+
+
+PLURALS = {resource(kind)["name"] for _, kind in SERVED}
+
+
+def _is_in(asked: Asked, path: str) -> bool:
+    """Whether the object at `path` is in the list that was asked for."""
+    prefix, _, plural = asked.path.rpartition("/")
+    return path.startswith(prefix) and path.split("/")[-2] == plural
 
 
 def status_of(kind: str) -> dict[str, Any]:
@@ -166,6 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
             dict(self.headers.items()),
             json.loads(body) if body else None,
         )
+        if "watch" in asked.query:
+            self._stream(asked)
+            return
         status, answer = self.server.stand_in.answer(asked)
         data = answer if isinstance(answer, str) else json.dumps(answer)
         self.send_response(status)
@@ -175,7 +248,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data.encode())
 
-    do_GET = do_PATCH = do_DELETE = _answer  # noqa: N815
+    def _stream(self, asked: Asked) -> None:
+        stand_in = self.server.stand_in
+        with stand_in.lock:
+            stand_in.asked.append(asked)
+            odd = stand_in.odd(asked)
+        self.send_response(200 if odd is None else odd[0])
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            for line in stand_in.watch(asked) if odd is None else [odd[1]]:
+                self.wfile.write(line.encode())
+        self.close_connection = True
+
+    do_GET = do_PATCH = do_DELETE = do_POST = do_PUT = _answer  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nobody reads it."""
@@ -191,8 +277,8 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
-@pytest.fixture
-def stand_in() -> Iterator[StandIn]:
+@contextlib.contextmanager
+def running_stand_in() -> Iterator[StandIn]:
     found = StandIn()
     with _Server(found) as server:
         found.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -203,9 +289,8 @@ def stand_in() -> Iterator[StandIn]:
         thread.join()
 
 
-@pytest.fixture
-def kubeconfig(stand_in: StandIn, tmp_path: Path) -> Path:
-    path = tmp_path / "kubeconfig"
+def kubeconfig_for(stand_in: StandIn, folder: Path) -> Path:
+    path = folder / "kubeconfig"
     named = {
         "clusters": {"cluster": {"server": stand_in.url}},
         "users": {"user": {"token": "secret"}},
