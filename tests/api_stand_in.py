@@ -177,8 +177,9 @@ class StandIn:
         there = self.objects.get(path)
         if there is None:
             return failure(404, "not found")
-        if there["metadata"]["uid"] != body["metadata"]["uid"]:
-            return failure(409, "the UID in the precondition is another one")
+        version = body["metadata"]["resourceVersion"]
+        if there["metadata"]["resourceVersion"] != version:
+            return failure(409, "the object has been modified")
         self.put(path, {**there, "status": body["status"]})
         return 200, self.objects[path]
 

@@ -153,14 +153,18 @@ class Cluster:
         """Apply `status` as the status of `item`.
 
         Raises:
-            RefusedError: with status 409 if it is another one of the same name by now.
+            RefusedError: with status 409 if `item` has changed since it was read.
         """
         key = Key.of(item)
-        uid = item["metadata"]["uid"]
         body = {
             "apiVersion": key.api_version,
             "kind": key.kind,
-            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                # Its `uid` would be ignored here.
+                "resourceVersion": item["metadata"]["resourceVersion"],
+            },
             "status": dict(status),
         }
         query = {"fieldManager": f"{FIELD_MANAGER}-controller", "force": "true"}

@@ -18,6 +18,8 @@ from kube_api import KubeApi, running_kube_api
 from parts import REPOSITORY, eventually
 
 from authz_server.cli import main
+from authz_server.cluster.answers import RefusedError
+from authz_server.cluster.client import connect
 
 pytestmark = pytest.mark.go
 
@@ -413,6 +415,29 @@ def test_the_trust_domain_of_a_policy_stays(api: KubeApi, policy: str) -> None:
 
     assert said.returncode != 0
     assert "trustDomain can't be changed" in said.stderr
+
+
+def test_a_status_is_only_written_of_what_was_looked_at(
+    api: KubeApi, policy: str
+) -> None:
+    def read() -> dict[str, Any]:
+        said = api.kubectl("get", "accesspolicy", "plant-7", "-n", OWN, "-o", "json")
+        item: dict[str, Any] = json.loads(said.stdout)
+        return item
+
+    write(api, policy)
+    before = read()
+    api.kubectl("delete", "-n", OWN, "accesspolicy", "plant-7")
+    write(api, policy)
+    status = {"observedGeneration": 1, "conditions": []}
+    with connect(None, api.kubeconfig) as cluster:
+        with pytest.raises(RefusedError) as caught:
+            cluster.apply_status(before, status)
+        assert caught.value.status == 409
+        assert "status" not in read()
+        cluster.apply_status(read(), status)
+
+    assert read()["status"] == status
 
 
 def test_a_bare_on_is_refused_and_not_ignored(api: KubeApi) -> None:
