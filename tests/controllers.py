@@ -146,6 +146,7 @@ def starter(
                 resync_s,
             )
             started = Running(controller, stand_in)
+            before = set(threading.enumerate())
             thread = threading.Thread(target=started.run)
             thread.start()
             try:
@@ -154,10 +155,11 @@ def starter(
                 controller.stop()
                 thread.join()
                 # What still watches ends with its watch.
-                assert eventually(_is_alone)
+                assert eventually(lambda: not _watching(before))
 
     return begin
 
 
-def _is_alone() -> bool:
-    return not [thread for thread in threading.enumerate() if "(_run)" in thread.name]
+def _watching(before: set[threading.Thread]) -> list[threading.Thread]:
+    others = set(threading.enumerate()) - before
+    return [thread for thread in others if "(_run)" in thread.name]
