@@ -13,7 +13,7 @@ class AuditFile:
 
     The file is opened for appending, so that log rotation by truncation works; a file
     that was renamed away is left, and a new one made, at the next event. All errors are
-    OSErrors.
+    OSErrors. Every event is in the file at once: only the core has a spool.
 
     Args:
         path: None for standard output.
@@ -48,8 +48,9 @@ class AuditFile:
     def _write_all(self, data: bytes) -> None:
         while data:
             written = os.write(self._descriptor, data)
+            if written:
+                self._is_torn = data[written - 1] != ord("\n")
             data = data[written:]
-            self._is_torn = bool(data)
 
     def _open(self) -> None:
         if self._path is None:

@@ -1,10 +1,12 @@
-"""Where audit events go: written before the answer leaves, or the answer is no."""
+"""Where audit events go: on record before the answer leaves, or the answer is no."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from authz_server._native.choice import is_pure
+from authz_server.audit.spool import recover
 from authz_server.errors import AuditError, ConfigError
 
 if TYPE_CHECKING or is_pure():
@@ -28,6 +30,8 @@ class Sink(Protocol):
 class FileSink:
     """Appends each event to a file with one write, in the order of the answers.
 
+    First of all, what a server that was killed has left in its spool.
+
     Args:
         path: the file, or ``-`` for standard output.
 
@@ -37,6 +41,8 @@ class FileSink:
 
     def __init__(self, path: str) -> None:
         try:
+            if path != STANDARD_OUTPUT:
+                recover(Path(path))
             self.file = AuditFile(None if path == STANDARD_OUTPUT else path)
         except OSError as error:
             raise ConfigError(

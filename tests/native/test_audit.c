@@ -13,6 +13,7 @@
 
 #include "audit_event.h"
 #include "audit_file.h"
+#include "audit_spool.h"
 #include "extract_harness.h"
 
 #define TAIL(time, latency, id, source)                                                  \
@@ -229,9 +230,182 @@ check_failures(void)
     CHECK(mkdir(in_folder("sub"), 0700) == 0);
     authz_audit_file *file = authz_audit_file_open(in_folder("sub/x"), &allocator);
     CHECK(file != NULL);
-    CHECK(unlink(in_folder("sub/x")) == 0 && rmdir(in_folder("sub")) == 0);
+    CHECK(unlink(in_folder("sub/x")) == 0 && unlink(in_folder("sub/x.spool")) == 0);
+    CHECK(rmdir(in_folder("sub")) == 0);
     CHECK(authz_audit_file_write(file, AUTHZ_SPAN("x\n")) == ENOENT);
     authz_audit_file_free(file);
+}
+
+static authz_audit_file *
+open_spooled(const char *path)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    authz_audit_file *file = authz_audit_file_open(path, &allocator);
+    CHECK(file != NULL);
+    CHECK(access(in_folder("spooled.spool"), F_OK) == 0);
+    return file;
+}
+
+static bool
+record(authz_audit_file *file, const char *line, double now_s)
+{
+    bool is_pending;
+    const authz_span event = {(const uint8_t *)line, strlen(line)};
+    CHECK(authz_audit_file_record(file, event, now_s, &is_pending) == 0);
+    return is_pending;
+}
+
+/* Writes until the next event would be spooled. */
+static void
+use_up(authz_audit_file *file, const char *path, double now_s)
+{
+    while (!record(file, "0\n", now_s)) {
+    }
+    CHECK(authz_audit_file_flush(file) == 0);
+    CHECK(truncate(path, 0) == 0);
+}
+
+static void
+use_up_without_spool(authz_audit_file *file)
+{
+    CHECK(file != NULL);
+    for (int i = 0; i < 100; i++) {
+        CHECK(!record(file, "2\n", 1.0));
+    }
+}
+
+static void
+check_groups(void)
+{
+    const char *path = in_folder("spooled");
+    authz_audit_file *file = open_spooled(path);
+
+    /* At low rates everything is in the file at once. */
+    for (int i = 0; i < 100; i++) {
+        CHECK(!record(file, "1\n", 0.002 * i));
+    }
+    CHECK(truncate(path, 0) == 0);
+
+    use_up(file, path, 1.0);
+    CHECK(record(file, "1\n", 1.001) && record(file, "2\n2\n", 1.002));
+    check_holds(path, "");
+    /* Whoever writes next takes it along, in order. */
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("3\n")) == 0);
+    check_holds(path, "1\n2\n2\n3\n");
+    CHECK(record(file, "4\n", 1.003));
+    CHECK(!record(file, "5\n", 1.020));
+    check_holds(path, "1\n2\n2\n3\n4\n5\n");
+
+    /* A renamed file, the flush, and the end. */
+    use_up(file, path, 2.0);
+    CHECK(record(file, "1\n", 2.001));
+    CHECK(rename(path, in_folder("before")) == 0);
+    CHECK(authz_audit_file_flush(file) == 0 && authz_audit_file_flush(file) == 0);
+    check_holds(path, "1\n");
+    CHECK(record(file, "2\n", 2.002));
+    authz_audit_file_free(file);
+    check_holds(path, "1\n2\n");
+    CHECK(access(in_folder("spooled.spool"), F_OK) != 0);
+    CHECK(unlink(path) == 0 && unlink(in_folder("before")) == 0);
+}
+
+/* More than there is room for, and one that is larger than all of it. */
+static void
+check_full_spool(void)
+{
+    const char *path = in_folder("spooled");
+    static char line[AUTHZ_SPOOL_TEXT_BYTES + 2];
+    memset(line, 'x', sizeof line - 2);
+    line[sizeof line - 2] = '\n';
+    authz_audit_file *file = open_spooled(path);
+    use_up(file, path, 1.0);
+    CHECK(!record(file, line, 1.001));
+    CHECK(truncate(path, 0) == 0);
+    const char *half = line + sizeof line / 2; /* a little less than half of the room */
+    CHECK(record(file, half, 1.002) && !record(file, line, 1.003));
+    struct stat status;
+    CHECK(stat(path, &status) == 0);
+    CHECK((size_t)status.st_size == strlen(half) + strlen(line));
+    CHECK(record(file, half, 1.004));
+    authz_audit_file_free(file);
+    CHECK(unlink(path) == 0);
+}
+
+/* While the disk is full nobody gets an answer, and what is on record is lost nowhere. */
+static void
+check_full_disk(void)
+{
+    const char *path = in_folder("spooled");
+    authz_audit_file *file = open_spooled(path);
+    struct rlimit before, small;
+    CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
+    small = before;
+    use_up(file, path, 1.0);
+    CHECK(record(file, "{\"a\":1}\n", 1.001) && record(file, "{\"b\":2}\n", 1.001));
+    small.rlim_cur = 10; /* to the middle of the second */
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK(authz_audit_file_flush(file) == EFBIG);
+    bool is_pending;
+    const authz_span denied = AUTHZ_SPAN("{\"no\":0}\n");
+    CHECK(authz_audit_file_record(file, denied, 1.002, &is_pending) == EFBIG);
+    CHECK(!is_pending);
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK(authz_audit_file_flush(file) == 0);
+    CHECK(record(file, "{\"c\":3}\n", 1.003));
+
+    /* Torn in what is not spooled: the spool was written, and is empty. */
+    small.rlim_cur = 33;
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK(authz_audit_file_write(file, denied) == EFBIG);
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"d\":4}\n")) == 0);
+    check_holds(path, "{\"a\":1}\n{\"\n{\"b\":2}\n{\"c\":3}\n{\"no\":\n{\"d\":4}\n");
+
+    /* What cannot be written at the end is there for the next start. */
+    CHECK(record(file, "{\"e\":5}\n", 1.004));
+    small.rlim_cur = 1;
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    authz_audit_file_free(file);
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    static authz_spool_file left;
+    const int spool = open(in_folder("spooled.spool"), O_RDONLY | O_CLOEXEC);
+    CHECK(read(spool, &left, sizeof left) == (ssize_t)sizeof left);
+    close(spool);
+    CHECK(atomic_load(&left.place) == 8);
+    CHECK(memcmp(left.text, "{\"e\":5}\n", 8) == 0);
+
+    /* Nobody else takes it for free room. */
+    const authz_allocator allocator = authz_system_allocator();
+    file = authz_audit_file_open(path, &allocator);
+    use_up_without_spool(file);
+    authz_audit_file_free(file);
+    CHECK(unlink(path) == 0 && unlink(in_folder("spooled.spool")) == 0);
+}
+
+/* Another one has the spool: each event is written, and the other's is left alone. */
+static void
+check_two(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    const char *path = in_folder("spooled");
+    authz_audit_file *first = open_spooled(path);
+    authz_audit_file *second = authz_audit_file_open(path, &allocator);
+    use_up(first, path, 1.0);
+    CHECK(record(first, "1\n", 1.001));
+    use_up_without_spool(second);
+    authz_audit_file_free(second);
+    CHECK(access(in_folder("spooled.spool"), F_OK) == 0);
+    authz_audit_file_free(first);
+    CHECK(unlink(path) == 0);
+
+    /* Nor without memory for its name, of which the file has no need. */
+    counting counts = {.every = 2};
+    const authz_allocator scarce = counting_allocator(&counts);
+    authz_audit_file *file = authz_audit_file_open(path, &scarce);
+    use_up_without_spool(file);
+    authz_audit_file_free(file);
+    CHECK(access(in_folder("spooled.spool"), F_OK) != 0);
+    CHECK(unlink(path) == 0);
 }
 
 int
@@ -247,6 +421,10 @@ main(void)
     check_lines();
     check_torn();
     check_failures();
+    check_groups();
+    check_full_spool();
+    check_full_disk();
+    check_two();
     CHECK(rmdir(folder) == 0);
     return 0;
 }

@@ -8,11 +8,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "audit_spool.h"
+
+/* In every AUTHZ_AUDIT_SPOOL_S the file is written to so often before the spool is used:
+ * at low rates all is in the file at once, at high ones few writes are left. */
+#define WRITES 16
+
 struct authz_audit_file {
     authz_allocator allocator;
     pthread_mutex_t lock; /* guards all that follows but the path */
     int descriptor;       /* -1: closed */
     bool is_torn;         /* a failed write left part of a line */
+    bool is_failing;      /* the last write failed: no answer relies on the spool then */
+    double window_s;      /* since when writes are counted */
+    unsigned writes;
+    authz_audit_spool spool;
     dev_t device;
     ino_t inode;
     bool is_standard_output;
@@ -69,6 +79,11 @@ authz_audit_file_open(const char *path, const authz_allocator *allocator)
         errno = error != 0 ? error : ENOMEM;
         return NULL;
     }
+    struct stat status;
+    /* Devices and links have no place beside them. */
+    if (path != NULL && lstat(path, &status) == 0 && S_ISREG(status.st_mode)) {
+        authz_audit_spool_open(&file->spool, path, allocator);
+    }
     return file;
 }
 
@@ -86,9 +101,11 @@ reopen_if_moved(authz_audit_file *file)
     return is_same ? 0 : open_path(file);
 }
 
+/* `*length` is how much of `data` was written in the end. */
 static int
-write_all(authz_audit_file *file, authz_span data)
+write_all(authz_audit_file *file, authz_span data, size_t *length)
 {
+    *length = 0;
     while (data.length > 0) {
         const ssize_t written = write(file->descriptor, data.data, data.length);
         if (written < 0 && errno == EINTR) {
@@ -97,13 +114,40 @@ write_all(authz_audit_file *file, authz_span data)
         if (written < 0) {
             return errno;
         }
+        if (written > 0) {
+            file->is_torn = data.data[written - 1] != '\n';
+        }
         data.data += written;
         data.length -= (size_t)written;
-        if (written > 0) {
-            file->is_torn = data.length > 0;
-        }
+        *length += (size_t)written;
     }
     return 0;
+}
+
+/* Where the line begins that the byte at `at` is of. */
+static size_t
+line_of(authz_span lines, size_t at)
+{
+    while (at > 0 && lines.data[at - 1] != '\n') {
+        at--;
+    }
+    return at;
+}
+
+/* Of what is pending, what is not wholly in the file stays pending. */
+static int
+write_pending(authz_audit_file *file, authz_span events)
+{
+    const size_t pending = authz_audit_spool_pending(&file->spool).length;
+    /* In one write, if there is room. */
+    const bool are_together =
+        pending > 0 && authz_audit_spool_put(&file->spool, events);
+    const authz_span all = authz_audit_spool_pending(&file->spool);
+    size_t written;
+    const int error = write_all(file, all, &written);
+    const size_t kept = written < pending ? line_of(all, written) : pending;
+    authz_audit_spool_keep(&file->spool, kept, pending);
+    return error != 0 || are_together ? error : write_all(file, events, &written);
 }
 
 static int
@@ -113,10 +157,15 @@ append(authz_audit_file *file, authz_span events)
         return EBADF;
     }
     int error = reopen_if_moved(file);
+    size_t written;
     if (error == 0 && file->is_torn) {
-        error = write_all(file, AUTHZ_SPAN("\n"));
+        error = write_all(file, AUTHZ_SPAN("\n"), &written);
     }
-    return error != 0 ? error : write_all(file, events);
+    if (error == 0) {
+        error = write_pending(file, events);
+    }
+    file->is_failing = error != 0;
+    return error;
 }
 
 int
@@ -128,10 +177,43 @@ authz_audit_file_write(authz_audit_file *file, authz_span events)
     return error;
 }
 
+int
+authz_audit_file_record(authz_audit_file *file, authz_span events, double now_s,
+                        bool *is_pending)
+{
+    int error = 0;
+    pthread_mutex_lock(&file->lock);
+    if (now_s - file->window_s >= AUTHZ_AUDIT_SPOOL_S) {
+        file->window_s = now_s;
+        file->writes = 0;
+    }
+    *is_pending = file->writes >= WRITES && !file->is_failing &&
+                  authz_audit_spool_put(&file->spool, events);
+    if (!*is_pending) {
+        file->writes++;
+        error = append(file, events);
+    }
+    pthread_mutex_unlock(&file->lock);
+    return error;
+}
+
+int
+authz_audit_file_flush(authz_audit_file *file)
+{
+    pthread_mutex_lock(&file->lock);
+    const bool is_pending = authz_audit_spool_pending(&file->spool).length > 0;
+    const int error = is_pending ? append(file, (authz_span){NULL, 0}) : 0;
+    pthread_mutex_unlock(&file->lock);
+    return error;
+}
+
 void
 authz_audit_file_close(authz_audit_file *file)
 {
+    /* What cannot be written stays in the spool, for the next start. */
+    (void)authz_audit_file_flush(file);
     pthread_mutex_lock(&file->lock);
+    authz_audit_spool_close(&file->spool, &file->allocator);
     if (!file->is_standard_output && file->descriptor >= 0) {
         close(file->descriptor);
     }

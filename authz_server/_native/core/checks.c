@@ -248,24 +248,40 @@ authz_checks_decided(authz_checks *checks, authz_miss *miss)
 }
 
 static bool
-write_events(authz_checks *checks)
+record_events(authz_checks *checks, double now_s)
 {
     const authz_span events = {checks->events.data, checks->events.length};
-    const bool is_written = authz_audit_file_write(checks->common->audit, events) == 0;
+    bool are_pending;
+    const bool are_on_record =
+        authz_audit_file_record(checks->common->audit, events, now_s, &are_pending) == 0;
+    if (!are_pending) {
+        checks->pending_s = 0;
+    } else if (checks->pending_s == 0) {
+        checks->pending_s = now_s;
+    }
     checks->events.length = 0;
     if (checks->events.capacity > KEPT_BYTES) {
         authz_buffer_release(&checks->events);
     }
-    return is_written;
+    return are_on_record;
 }
 
 void
-authz_checks_settle(authz_checks *checks)
+authz_checks_flush(authz_checks *checks, double now_s)
+{
+    if (checks->pending_s != 0 && now_s - checks->pending_s >= AUTHZ_AUDIT_SPOOL_S) {
+        const bool are_written = authz_audit_file_flush(checks->common->audit) == 0;
+        checks->pending_s = are_written ? 0 : now_s;
+    }
+}
+
+void
+authz_checks_settle(authz_checks *checks, double now_s)
 {
     if (checks->remembered == NULL) {
         return;
     }
-    const bool is_on_record = write_events(checks);
+    const bool is_on_record = record_events(checks, now_s);
     authz_check *check = checks->remembered;
     checks->remembered = NULL;
     checks->remembered_end = &checks->remembered;

@@ -58,6 +58,7 @@ typedef struct authz_checks {
     authz_extraction extraction;
     authz_revision_copy revision;
     authz_buffer events;
+    double pending_s; /* since when events wait to be flushed; 0: none of ours do */
     authz_date date;
     authz_check *remembered, **remembered_end; /* of this turn */
     authz_miss *being_decided[AUTHZ_MISS_BUCKETS];
@@ -79,7 +80,10 @@ void authz_checks_give_up(authz_checks *checks, authz_check *check);
 /* Takes what a worker has answered. */
 void authz_checks_decided(authz_checks *checks, authz_miss *miss);
 
-/* Writes the events of this turn, and gives its answers. */
-void authz_checks_settle(authz_checks *checks);
+/* Puts the events of this turn on record, and gives its answers. */
+void authz_checks_settle(authz_checks *checks, double now_s);
+
+/* Writes events that are on record to their file, when it is time. */
+void authz_checks_flush(authz_checks *checks, double now_s);
 
 #endif

@@ -407,12 +407,14 @@ authz_loop_run(authz_loop *loop)
     double looked_s = 0;
     while (!atomic_load(&loop->terms->is_stopping)) {
         const double pause_s = loop->is_draining ? DRAIN_LOOK_S : LOOK_S;
-        const int count = epoll_wait(loop->poll, events, EVENTS, (int)(pause_s * 1000));
+        const double wait_s = loop->checks.pending_s != 0 ? AUTHZ_AUDIT_SPOOL_S : pause_s;
+        const int count = epoll_wait(loop->poll, events, EVENTS, (int)(wait_s * 1000));
         loop->now_s = loop->terms->common.clock().steady_s;
         for (int i = 0; i < count; i++) {
             handle(loop, &events[i]);
         }
-        authz_checks_settle(&loop->checks);
+        authz_checks_settle(&loop->checks, loop->now_s);
+        authz_checks_flush(&loop->checks, loop->now_s);
         const bool is_to_drain =
             atomic_load(&loop->terms->is_draining) && !loop->is_draining;
         if (is_to_drain || loop->now_s - looked_s >= pause_s) {
@@ -469,10 +471,10 @@ authz_loop_free(authz_loop *loop)
     /* Words that came too late. Nobody waits for what is given back now either; what was
      * remembered or decided is on record, what still waited for the same is not. */
     read_letters(loop);
-    authz_checks_settle(&loop->checks);
+    authz_checks_settle(&loop->checks, loop->now_s);
     while (loop->checks.open > 0) {
         read_letters(loop);
-        authz_checks_settle(&loop->checks);
+        authz_checks_settle(&loop->checks, loop->now_s);
     }
     authz_checks_release(&loop->checks);
     while (loop->free_calls != NULL) {

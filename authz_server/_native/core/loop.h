@@ -1,7 +1,7 @@
 /* One thread: it waits for sockets and for letters, and takes turns.
  *
  *     letters ─► calls ─┐
- *     sockets ─► calls ─┴► checks ─► settle: events written ─► answers ─► sockets */
+ *     sockets ─► calls ─┴► checks ─► settle: events on record ─► answers ─► sockets */
 
 #ifndef AUTHZ_CORE_LOOP_H
 #define AUTHZ_CORE_LOOP_H

@@ -102,6 +102,18 @@ def test_a_torn_line_does_not_swallow_the_next_event(
     assert path.read_bytes() == b'{"a":\n{"b":2}\n{"c":3}\n{"d":4}\n'
 
 
+def test_a_write_that_ends_with_a_line_leaves_none_torn(
+    tmp_path: Path, kind: type[AuditFile]
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    file = kind(str(path))
+    with room_for(8), pytest.raises(OSError, match="File too large"):
+        file.write(b'{"a":1}\n{"b":2}\n')
+    file.write(b'{"c":3}\n')
+    file.close()
+    assert path.read_bytes() == b'{"a":1}\n{"c":3}\n'
+
+
 def test_both_files_follow_a_rename_and_end_at_the_close(
     tmp_path: Path, kind: type[AuditFile]
 ) -> None:
