@@ -43,7 +43,7 @@ from istio_sidecar import (
     write_secrets,
 )
 from judges import Object, istiod_config, read
-from parts import EXAMPLE, FACTORY_CA, eventually, serve_process
+from parts import EXAMPLE, FACTORY_CA, eventually, serve_process, trail
 
 from authz_server.demo.pki import Svid, write_bundle, write_svid
 from authz_server.demo.process import free_ports
@@ -225,7 +225,7 @@ class Mesh:
         return self.call(caller, MODEL_INFER, message)
 
     def events(self) -> list[Object]:
-        return list(map(json.loads, self.audit.read_text("utf-8").splitlines()))
+        return list(map(json.loads, trail(self.audit)))
 
 
 def channel_to(place: Address, caller: Svid) -> grpc.Channel:

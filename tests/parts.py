@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import ssl
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from checks import CAMERA
 
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline, open_policies
 from authz_server.audit import FileSink
+from authz_server.audit.spool import SUFFIX, boot_id, pending_of
 from authz_server.config import Config, Identity, Policy
 from authz_server.demo.envoy import (
     Envoy,
@@ -59,6 +62,26 @@ class MemorySink:
         """Nothing is held."""
 
 
+def trail(path: Path) -> list[bytes]:
+    """Return the lines of an audit file, once the server's spool holds no more."""
+
+    def is_settled() -> bool:
+        try:
+            spool = Path(f"{path}{SUFFIX}").read_bytes()
+        except FileNotFoundError:
+            return True
+        return not pending_of(spool, boot_id())
+
+    assert eventually(is_settled)
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def last_event(path: Path) -> dict[str, Any]:
+    """Return the last event of an audit file."""
+    event: dict[str, Any] = json.loads(trail(path)[-1])
+    return event
+
+
 class RecordSink(FileSink):
     """Keeps events in a file of its own, and reads them back."""
 
@@ -68,7 +91,7 @@ class RecordSink(FileSink):
 
     @property
     def events(self) -> list[bytes]:
-        return self._path.read_bytes().splitlines(keepends=True)
+        return trail(self._path)
 
 
 def new_server(

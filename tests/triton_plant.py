@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from checks import len_field
+from parts import trail
 
 from authz_server.demo.envoy import Envoy, Places, read_configuration, render
 from authz_server.demo.issuance import by_development_cas
@@ -38,7 +39,7 @@ class Plant:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.server.audit.read_text().splitlines()]
+        return list(map(json.loads, trail(self.server.audit)))
 
     def channel(self, who: str = CAMERA) -> grpc.Channel:
         svid = self.identities[who]

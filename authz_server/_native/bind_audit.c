@@ -7,6 +7,7 @@
 
 #include "audit_event.h"
 #include "audit_file.h"
+#include "clock.h"
 
 typedef struct {
     PyObject_HEAD
@@ -55,9 +56,14 @@ audit_write(PyObject *self, PyObject *events)
     if (authz_bytes_of(events, &bytes) < 0) {
         return NULL;
     }
+    authz_audit_file *file = ((audit_object *)self)->file;
+    const double now_s = authz_system_clock().steady_s;
+    if (authz_audit_file_spool(file, bytes, now_s)) {
+        Py_RETURN_NONE;
+    }
     int error;
     Py_BEGIN_ALLOW_THREADS
-    error = authz_audit_file_write(((audit_object *)self)->file, bytes);
+    error = authz_audit_file_write(file, bytes, now_s);
     Py_END_ALLOW_THREADS
     if (error != 0) {
         errno = error;

@@ -13,7 +13,7 @@ class AuditFile:
 
     The file is opened for appending, so that log rotation by truncation works; a file
     that was renamed away is left, and a new one made, at the next event. All errors are
-    OSErrors. Every event is in the file at once: only the core has a spool.
+    OSErrors. Every event is in the file at once: only the core uses a spool.
 
     Args:
         path: None for standard output.

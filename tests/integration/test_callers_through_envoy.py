@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 from checks import envoy_certificate
-from parts import EXAMPLE, FACTORY_CA, SUPPLIER_CA, eventually, serve_process
+from parts import (
+    EXAMPLE,
+    FACTORY_CA,
+    SUPPLIER_CA,
+    eventually,
+    last_event,
+    serve_process,
+)
 from token_forge import Forge, jwk
 
 from authz_server.demo.envoy import (
@@ -67,10 +74,7 @@ class Edge:
 
     @property
     def event(self) -> dict[str, Any]:
-        event: dict[str, Any] = json.loads(
-            (self.folder / "audit.jsonl").read_text().splitlines()[-1]
-        )
-        return event
+        return last_event(self.folder / "audit.jsonl")
 
 
 def manager_of(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc
+from parts import trail
 
 from authz_server.demo import plant as plant_module
 from authz_server.demo import scenario
@@ -95,7 +96,7 @@ def test_each_caller_is_tried_over_both_protocols(
 
 
 def test_every_decision_is_in_the_audit_log(plant: Plant, rows: list[Row]) -> None:
-    events = [json.loads(line) for line in plant.audit.read_text().splitlines()]
+    events = [json.loads(line) for line in trail(plant.audit)]
     asked = [r for r in rows if r.outcome.verdict in {Verdict.ALLOWED, Verdict.DENIED}]
     # Loading and unloading each ask whether the model is ready afterwards.
     assert len(events) >= len(asked) + 2

@@ -21,7 +21,7 @@ from cryptography import x509
 from demo_parts import Edge as Recorded
 from demo_parts import HttpUpstream, authority_at, http_upstream
 from emitted_box import Emitted, box_site
-from parts import EXAMPLE
+from parts import EXAMPLE, last_event, trail
 
 from authz_server.cli import main
 from authz_server.demo.calls import Edge, Verdict
@@ -189,7 +189,7 @@ def test_the_demo_ends_as_it_must_on_what_is_emitted(rows: list[Row]) -> None:
 @pytest.mark.triton
 @pytest.mark.long
 def test_every_decision_is_in_the_boxs_audit_log(plant: Plant, rows: list[Row]) -> None:
-    events = [json.loads(line) for line in plant.audit.read_text().splitlines()]
+    events = [json.loads(line) for line in trail(plant.audit)]
     asked = [r for r in rows if r.outcome.verdict is not Verdict.REFUSED]
     assert len(events) >= len(asked)
     assert {event["upstream"] for event in events} == {"triton"}
@@ -410,7 +410,7 @@ def shown_id(edge: Edge, svid: SvidFiles) -> str:
 @pytest.mark.go
 def test_envoy_serves_with_what_spire_hands_out(spire_box: SpireBox) -> None:
     assert asked(spire_box.edge, spire_box.camera) == (200, "")
-    event = json.loads(spire_box.audit.read_text().splitlines()[-1])
+    event = last_event(spire_box.audit)
     assert (event["principal"], event["verified"]) == (CAMERA_ID, True)
     own = f"spiffe://{FACTORY}/box/press-3/envoy"
     assert shown_id(spire_box.edge, spire_box.camera) == own

@@ -20,7 +20,9 @@ from parts import (
     camera_status,
     edge_envoy,
     eventually,
+    last_event,
     serve_process,
+    trail,
     write_edge_files,
 )
 
@@ -55,8 +57,7 @@ class Running:
 
     @property
     def events(self) -> list[dict[str, object]]:
-        text = (self.folder / "audit.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return list(map(json.loads, trail(self.folder / "audit.jsonl")))
 
     def ask(self, raw: bytes = ALLOWED) -> bytes:
         with grpc.insecure_channel(f"unix:{self.folder}/s") as channel:
@@ -251,7 +252,7 @@ def test_a_central_server_answers_an_envoy_over_mutual_tls(tmp_path: Path) -> No
         assert answer.headers["x-authz-reason"] == "not_granted"
         # What the caller can quote is what the auditor finds.
         quoted = answer.headers["x-request-id"]
-    event = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
+    event = last_event(tmp_path / "audit.jsonl")
     assert event["request_id"] == quoted
     assert event["reason"] == "not_granted"
     assert '"cache_hit":false' in (tmp_path / "audit.jsonl").read_text()

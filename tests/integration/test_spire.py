@@ -23,7 +23,14 @@ from checks import (
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
-from parts import EXAMPLE, MemorySink, eventually, loaded_policies, serve_process
+from parts import (
+    EXAMPLE,
+    MemorySink,
+    eventually,
+    last_event,
+    loaded_policies,
+    serve_process,
+)
 
 from authz_server.assembly import build_pipeline, open_identities
 from authz_server.cli import main
@@ -81,8 +88,7 @@ class Plant:
 
     @property
     def last_event(self) -> dict[str, object]:
-        event: dict[str, object] = json.loads(self.audit.read_text().splitlines()[-1])
-        return event
+        return last_event(self.audit)
 
 
 @pytest.fixture(scope="module")

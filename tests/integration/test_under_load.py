@@ -20,6 +20,7 @@ from parts import (
     eventually,
     resident_bytes,
     serve_process,
+    trail,
     write_edge_files,
 )
 
@@ -183,7 +184,7 @@ def test_a_storm_of_changes_fails_no_call_and_mixes_no_answers(load: Load) -> No
     assert {status for path, status in load.seen if path == ALLOWED} == {200}
     assert {status for path, status in load.seen if path == DENIED} == {200, 403}
     answers: Counter[tuple[bool, bool]] = Counter()
-    for line in (load.folder / "audit.jsonl").read_text().splitlines():
+    for line in trail(load.folder / "audit.jsonl"):
         event = json.loads(line)
         if event["model"] == "demand-forecast" and event["policy_revision"] in gives:
             is_allowed = event["decision"] == "allow"

@@ -160,24 +160,24 @@ check_lines(void)
     CHECK(file != NULL);
     struct stat status;
     CHECK(stat(path, &status) == 0 && (status.st_mode & 07) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("one\ntwo\n")) == 0);
-    CHECK(authz_audit_file_write(file, (authz_span){NULL, 0}) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("one\ntwo\n"), 1.0) == 0);
+    CHECK(authz_audit_file_write(file, (authz_span){NULL, 0}, 1.0) == 0);
     check_holds(path, "one\ntwo\n");
 
     /* Renamed away, removed, and cut to nothing. */
     CHECK(rename(path, in_folder("before")) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("three\n")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("three\n"), 1.0) == 0);
     check_holds(in_folder("before"), "one\ntwo\n");
     check_holds(path, "three\n");
     CHECK(unlink(path) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("four\n")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("four\n"), 1.0) == 0);
     CHECK(truncate(path, 0) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("five\n")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("five\n"), 1.0) == 0);
     check_holds(path, "five\n");
 
     authz_audit_file_close(file);
     authz_audit_file_close(file);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("six\n")) == EBADF);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("six\n"), 1.0) == EBADF);
     check_holds(path, "five\n");
     authz_audit_file_free(file);
     CHECK(unlink(path) == 0 && unlink(in_folder("before")) == 0);
@@ -197,14 +197,14 @@ check_torn(void)
     small = before;
     small.rlim_cur = 5;
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"a\":1}\n")) == EFBIG);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"b\":2}\n")) == EFBIG);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"a\":1}\n"), 1.0) == EFBIG);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"b\":2}\n"), 1.0) == EFBIG);
     small.rlim_cur = 9;
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"c\":3}\n")) == EFBIG);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"c\":3}\n"), 1.0) == EFBIG);
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"d\":4}\n")) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"e\":5}\n")) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"d\":4}\n"), 1.0) == 0);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"e\":5}\n"), 1.0) == 0);
     check_holds(path, "{\"a\":\n{\"c\n{\"d\":4}\n{\"e\":5}\n");
     authz_audit_file_free(file);
     CHECK(unlink(path) == 0);
@@ -222,7 +222,7 @@ check_failures(void)
     CHECK(authz_audit_file_open(in_folder("x"), &none) == NULL && errno == ENOMEM);
     authz_audit_file *full = authz_audit_file_open("/dev/full", &allocator);
     CHECK(full != NULL);
-    CHECK(authz_audit_file_write(full, AUTHZ_SPAN("x\n")) == ENOSPC);
+    CHECK(authz_audit_file_write(full, AUTHZ_SPAN("x\n"), 1.0) == ENOSPC);
     authz_audit_file_free(full);
     authz_audit_file_free(NULL);
 
@@ -232,7 +232,7 @@ check_failures(void)
     CHECK(file != NULL);
     CHECK(unlink(in_folder("sub/x")) == 0 && unlink(in_folder("sub/x.spool")) == 0);
     CHECK(rmdir(in_folder("sub")) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("x\n")) == ENOENT);
+    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("x\n"), 1.0) == ENOENT);
     authz_audit_file_free(file);
 }
 
@@ -243,16 +243,21 @@ open_spooled(const char *path)
     authz_audit_file *file = authz_audit_file_open(path, &allocator);
     CHECK(file != NULL);
     CHECK(access(in_folder("spooled.spool"), F_OK) == 0);
+    authz_audit_file_attend(file);
     return file;
 }
 
+/* Whether the event is in the spool alone afterwards. */
 static bool
 record(authz_audit_file *file, const char *line, double now_s)
 {
-    bool is_pending;
     const authz_span event = {(const uint8_t *)line, strlen(line)};
-    CHECK(authz_audit_file_record(file, event, now_s, &is_pending) == 0);
-    return is_pending;
+    if (authz_audit_file_spool(file, event, now_s)) {
+        return true;
+    }
+    CHECK(authz_audit_file_write(file, event, now_s) == 0);
+    CHECK(authz_audit_file_due_s(file) == 0);
+    return false;
 }
 
 /* Writes until the next event would be spooled. */
@@ -261,7 +266,7 @@ use_up(authz_audit_file *file, const char *path, double now_s)
 {
     while (!record(file, "0\n", now_s)) {
     }
-    CHECK(authz_audit_file_flush(file) == 0);
+    CHECK(authz_audit_file_flush(file, 1.002) == 0);
     CHECK(truncate(path, 0) == 0);
 }
 
@@ -269,6 +274,7 @@ static void
 use_up_without_spool(authz_audit_file *file)
 {
     CHECK(file != NULL);
+    authz_audit_file_attend(file);
     for (int i = 0; i < 100; i++) {
         CHECK(!record(file, "2\n", 1.0));
     }
@@ -282,29 +288,34 @@ check_groups(void)
 
     /* At low rates everything is in the file at once. */
     for (int i = 0; i < 100; i++) {
-        CHECK(!record(file, "1\n", 0.002 * i));
+        CHECK(!record(file, "1\n", 0.005 * i));
     }
     CHECK(truncate(path, 0) == 0);
 
     use_up(file, path, 1.0);
     CHECK(record(file, "1\n", 1.001) && record(file, "2\n2\n", 1.002));
     check_holds(path, "");
+    CHECK(fabs(authz_audit_file_due_s(file) - 1.0 - AUTHZ_AUDIT_SPOOL_S) < 1e-9);
     /* Whoever writes next takes it along, in order. */
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("3\n")) == 0);
+    CHECK(!record(file, "3\n", 1.020));
     check_holds(path, "1\n2\n2\n3\n");
-    CHECK(record(file, "4\n", 1.003));
-    CHECK(!record(file, "5\n", 1.020));
-    check_holds(path, "1\n2\n2\n3\n4\n5\n");
 
     /* A renamed file, the flush, and the end. */
     use_up(file, path, 2.0);
     CHECK(record(file, "1\n", 2.001));
     CHECK(rename(path, in_folder("before")) == 0);
-    CHECK(authz_audit_file_flush(file) == 0 && authz_audit_file_flush(file) == 0);
+    CHECK(authz_audit_file_flush(file, 2.016) == 0);
+    CHECK(authz_audit_file_flush(file, 2.032) == 0);
     check_holds(path, "1\n");
     CHECK(record(file, "2\n", 2.002));
-    authz_audit_file_free(file);
+    /* Nobody flushes any more: nothing is spooled. */
+    authz_audit_file_attend_no_more(file);
     check_holds(path, "1\n2\n");
+    CHECK(!record(file, "3\n", 2.003));
+    authz_audit_file_attend(file);
+    CHECK(record(file, "4\n", 2.004));
+    authz_audit_file_free(file);
+    check_holds(path, "1\n2\n3\n4\n");
     CHECK(access(in_folder("spooled.spool"), F_OK) != 0);
     CHECK(unlink(path) == 0 && unlink(in_folder("before")) == 0);
 }
@@ -344,25 +355,27 @@ check_full_disk(void)
     CHECK(record(file, "{\"a\":1}\n", 1.001) && record(file, "{\"b\":2}\n", 1.001));
     small.rlim_cur = 10; /* to the middle of the second */
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    CHECK(authz_audit_file_flush(file) == EFBIG);
-    bool is_pending;
+    CHECK(authz_audit_file_flush(file, 1.002) == EFBIG);
     const authz_span denied = AUTHZ_SPAN("{\"no\":0}\n");
-    CHECK(authz_audit_file_record(file, denied, 1.002, &is_pending) == EFBIG);
-    CHECK(!is_pending);
+    CHECK(!authz_audit_file_spool(file, denied, 1.002));
+    CHECK(authz_audit_file_write(file, denied, 1.002) == EFBIG);
+    CHECK(fabs(authz_audit_file_due_s(file) - 1.018) < 1e-9);
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
-    CHECK(authz_audit_file_flush(file) == 0);
+    CHECK(authz_audit_file_flush(file, 1.002) == 0);
     CHECK(record(file, "{\"c\":3}\n", 1.003));
 
     /* Torn in what is not spooled: the spool was written, and is empty. */
     small.rlim_cur = 33;
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    CHECK(authz_audit_file_write(file, denied) == EFBIG);
+    CHECK(authz_audit_file_write(file, denied, 1.020) == EFBIG);
+    CHECK(authz_audit_file_due_s(file) == 0);
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
-    CHECK(authz_audit_file_write(file, AUTHZ_SPAN("{\"d\":4}\n")) == 0);
+    CHECK(!record(file, "{\"d\":4}\n", 1.021));
     check_holds(path, "{\"a\":1}\n{\"\n{\"b\":2}\n{\"c\":3}\n{\"no\":\n{\"d\":4}\n");
 
     /* What cannot be written at the end is there for the next start. */
-    CHECK(record(file, "{\"e\":5}\n", 1.004));
+    use_up(file, path, 2.0);
+    CHECK(record(file, "{\"e\":5}\n", 2.001));
     small.rlim_cur = 1;
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
     authz_audit_file_free(file);

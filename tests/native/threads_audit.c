@@ -28,16 +28,15 @@ record(void *argument)
     for (unsigned step = 0; step < STEPS; step++) {
         snprintf(line, sizeof line, "%02u %011u\n", worker->number, step);
         const authz_span event = {(const uint8_t *)line, LINE - 1};
-        if (worker->number == 0) {
-            CHECK(authz_audit_file_write(worker->file, event) == 0);
-            continue;
-        }
-        bool is_pending;
         const double now_s = 1e-5 * step;
-        CHECK(authz_audit_file_record(worker->file, event, now_s, &is_pending) == 0);
-        worker->pending += is_pending;
-        if (step % 64 == worker->number) {
-            CHECK(authz_audit_file_flush(worker->file) == 0);
+        if (worker->number > 0 && authz_audit_file_spool(worker->file, event, now_s)) {
+            worker->pending++;
+        } else {
+            CHECK(authz_audit_file_write(worker->file, event, now_s) == 0);
+        }
+        const double due_s = authz_audit_file_due_s(worker->file);
+        if (step % 64 == worker->number && due_s != 0) {
+            CHECK(authz_audit_file_flush(worker->file, now_s) == 0);
         }
     }
     return NULL;
@@ -71,6 +70,7 @@ main(void)
     const authz_allocator allocator = authz_system_allocator();
     authz_audit_file *file = authz_audit_file_open(path, &allocator);
     CHECK(file != NULL);
+    authz_audit_file_attend(file);
     pthread_t threads[THREADS];
     task workers[THREADS];
     for (unsigned i = 0; i < THREADS; i++) {

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from authz_server._native import _core
+from authz_server.audit import native
 from authz_server.audit.event import MAX_TEXT_CHARACTERS, Occurrence, complete_event
 
 RECORD = b'{"decision":"allow"'
@@ -43,10 +44,9 @@ LATENCIES_S = st.one_of(
 def test_events_are_the_same(
     wall_s: float, latency_s: float, cache_hit: bool, request_id: str, source: str
 ) -> None:
-    ours = _core.audit_event(RECORD, wall_s, latency_s, cache_hit, request_id, source)
-    twins = complete_event(
-        RECORD, Occurrence(wall_s, latency_s, cache_hit, request_id, source)
-    )
+    occurrence = Occurrence(wall_s, latency_s, cache_hit, request_id, source)
+    ours = native.complete_event(RECORD, occurrence)
+    twins = complete_event(RECORD, occurrence)
     assert ours == twins
     assert ours.count(b"\n") == 1
     assert ours.isascii()

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,7 +13,7 @@
 
 /* In every AUTHZ_AUDIT_SPOOL_S the file is written to so often before the spool is used:
  * at low rates all is in the file at once, at high ones few writes are left. */
-#define WRITES 16
+#define WRITES 4
 
 struct authz_audit_file {
     authz_allocator allocator;
@@ -20,8 +21,10 @@ struct authz_audit_file {
     int descriptor;       /* -1: closed */
     bool is_torn;         /* a failed write left part of a line */
     bool is_failing;      /* the last write failed: no answer relies on the spool then */
-    double window_s;      /* since when writes are counted */
+    unsigned attendants;
+    double window_s; /* since when writes are counted */
     unsigned writes;
+    _Atomic double due_s; /* written under the lock */
     authz_audit_spool spool;
     dev_t device;
     ino_t inode;
@@ -151,7 +154,7 @@ write_pending(authz_audit_file *file, authz_span events)
 }
 
 static int
-append(authz_audit_file *file, authz_span events)
+append(authz_audit_file *file, authz_span events, double now_s)
 {
     if (file->descriptor < 0) {
         return EBADF;
@@ -165,53 +168,91 @@ append(authz_audit_file *file, authz_span events)
         error = write_pending(file, events);
     }
     file->is_failing = error != 0;
+    const bool is_pending = authz_audit_spool_pending(&file->spool).length > 0;
+    file->due_s = is_pending ? now_s + AUTHZ_AUDIT_SPOOL_S : 0;
     return error;
 }
 
-int
-authz_audit_file_write(authz_audit_file *file, authz_span events)
+/* False: it has to be written. */
+static bool
+spool(authz_audit_file *file, authz_span events, double now_s)
 {
-    pthread_mutex_lock(&file->lock);
-    const int error = append(file, events);
-    pthread_mutex_unlock(&file->lock);
-    return error;
-}
-
-int
-authz_audit_file_record(authz_audit_file *file, authz_span events, double now_s,
-                        bool *is_pending)
-{
-    int error = 0;
-    pthread_mutex_lock(&file->lock);
     if (now_s - file->window_s >= AUTHZ_AUDIT_SPOOL_S) {
         file->window_s = now_s;
         file->writes = 0;
     }
-    *is_pending = file->writes >= WRITES && !file->is_failing &&
-                  authz_audit_spool_put(&file->spool, events);
-    if (!*is_pending) {
+    if (file->attendants == 0 || file->writes < WRITES || file->is_failing ||
+        !authz_audit_spool_put(&file->spool, events)) {
+        return false;
+    }
+    if (file->due_s == 0) {
+        file->due_s = file->window_s + AUTHZ_AUDIT_SPOOL_S;
+    }
+    return true;
+}
+
+int
+authz_audit_file_write(authz_audit_file *file, authz_span events, double now_s)
+{
+    int error = 0;
+    pthread_mutex_lock(&file->lock);
+    if (!spool(file, events, now_s)) {
         file->writes++;
-        error = append(file, events);
+        error = append(file, events, now_s);
     }
     pthread_mutex_unlock(&file->lock);
     return error;
 }
 
+bool
+authz_audit_file_spool(authz_audit_file *file, authz_span events, double now_s)
+{
+    if (pthread_mutex_trylock(&file->lock) != 0) {
+        return false;
+    }
+    const bool is_done = spool(file, events, now_s);
+    pthread_mutex_unlock(&file->lock);
+    return is_done;
+}
+
+double
+authz_audit_file_due_s(const authz_audit_file *file)
+{
+    return atomic_load_explicit(&file->due_s, memory_order_relaxed);
+}
+
 int
-authz_audit_file_flush(authz_audit_file *file)
+authz_audit_file_flush(authz_audit_file *file, double now_s)
 {
     pthread_mutex_lock(&file->lock);
     const bool is_pending = authz_audit_spool_pending(&file->spool).length > 0;
-    const int error = is_pending ? append(file, (authz_span){NULL, 0}) : 0;
+    const int error = is_pending ? append(file, (authz_span){NULL, 0}, now_s) : 0;
     pthread_mutex_unlock(&file->lock);
     return error;
+}
+
+void
+authz_audit_file_attend(authz_audit_file *file)
+{
+    pthread_mutex_lock(&file->lock);
+    file->attendants++;
+    pthread_mutex_unlock(&file->lock);
+}
+
+void
+authz_audit_file_attend_no_more(authz_audit_file *file)
+{
+    (void)authz_audit_file_flush(file, file->due_s);
+    pthread_mutex_lock(&file->lock);
+    file->attendants--;
+    pthread_mutex_unlock(&file->lock);
 }
 
 void
 authz_audit_file_close(authz_audit_file *file)
 {
     /* What cannot be written stays in the spool, for the next start. */
-    (void)authz_audit_file_flush(file);
+    (void)authz_audit_file_flush(file, file->due_s);
     pthread_mutex_lock(&file->lock);
     authz_audit_spool_close(&file->spool, &file->allocator);
     if (!file->is_standard_output && file->descriptor >= 0) {

@@ -251,28 +251,13 @@ static bool
 record_events(authz_checks *checks, double now_s)
 {
     const authz_span events = {checks->events.data, checks->events.length};
-    bool are_pending;
     const bool are_on_record =
-        authz_audit_file_record(checks->common->audit, events, now_s, &are_pending) == 0;
-    if (!are_pending) {
-        checks->pending_s = 0;
-    } else if (checks->pending_s == 0) {
-        checks->pending_s = now_s;
-    }
+        authz_audit_file_write(checks->common->audit, events, now_s) == 0;
     checks->events.length = 0;
     if (checks->events.capacity > KEPT_BYTES) {
         authz_buffer_release(&checks->events);
     }
     return are_on_record;
-}
-
-void
-authz_checks_flush(authz_checks *checks, double now_s)
-{
-    if (checks->pending_s != 0 && now_s - checks->pending_s >= AUTHZ_AUDIT_SPOOL_S) {
-        const bool are_written = authz_audit_file_flush(checks->common->audit) == 0;
-        checks->pending_s = are_written ? 0 : now_s;
-    }
 }
 
 void

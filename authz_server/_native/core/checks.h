@@ -58,7 +58,6 @@ typedef struct authz_checks {
     authz_extraction extraction;
     authz_revision_copy revision;
     authz_buffer events;
-    double pending_s; /* since when events wait to be flushed; 0: none of ours do */
     authz_date date;
     authz_check *remembered, **remembered_end; /* of this turn */
     authz_miss *being_decided[AUTHZ_MISS_BUCKETS];
@@ -82,8 +81,5 @@ void authz_checks_decided(authz_checks *checks, authz_miss *miss);
 
 /* Puts the events of this turn on record, and gives its answers. */
 void authz_checks_settle(authz_checks *checks, double now_s);
-
-/* Writes events that are on record to their file, when it is time. */
-void authz_checks_flush(authz_checks *checks, double now_s);
 
 #endif

@@ -400,21 +400,44 @@ drain(authz_loop *loop)
     }
 }
 
+/* How long to wait for the next turn. */
+static int
+wait_ms(const authz_loop *loop, double pause_s)
+{
+    const double due_s = authz_audit_file_due_s(loop->terms->common.audit);
+    const double left_s = due_s - loop->now_s;
+    if (due_s == 0 || left_s > pause_s) {
+        return (int)(pause_s * 1000);
+    }
+    return left_s > 0 ? (int)(left_s * 1000) + 1 : 0;
+}
+
+/* Who sees first that events are due to be written does it, whoever they are of. */
+static void
+flush(const authz_loop *loop)
+{
+    authz_audit_file *audit = loop->terms->common.audit;
+    const double due_s = authz_audit_file_due_s(audit);
+    if (due_s != 0 && due_s <= loop->now_s) {
+        (void)authz_audit_file_flush(audit, loop->now_s);
+    }
+}
+
 void
 authz_loop_run(authz_loop *loop)
 {
     struct epoll_event events[EVENTS];
     double looked_s = 0;
+    authz_audit_file_attend(loop->terms->common.audit);
     while (!atomic_load(&loop->terms->is_stopping)) {
         const double pause_s = loop->is_draining ? DRAIN_LOOK_S : LOOK_S;
-        const double wait_s = loop->checks.pending_s != 0 ? AUTHZ_AUDIT_SPOOL_S : pause_s;
-        const int count = epoll_wait(loop->poll, events, EVENTS, (int)(wait_s * 1000));
+        const int count = epoll_wait(loop->poll, events, EVENTS, wait_ms(loop, pause_s));
         loop->now_s = loop->terms->common.clock().steady_s;
         for (int i = 0; i < count; i++) {
             handle(loop, &events[i]);
         }
         authz_checks_settle(&loop->checks, loop->now_s);
-        authz_checks_flush(&loop->checks, loop->now_s);
+        flush(loop);
         const bool is_to_drain =
             atomic_load(&loop->terms->is_draining) && !loop->is_draining;
         if (is_to_drain || loop->now_s - looked_s >= pause_s) {
@@ -427,6 +450,7 @@ authz_loop_run(authz_loop *loop)
         finish_turn(loop);
         atomic_store(&loop->open, loop->connection_count);
     }
+    authz_audit_file_attend_no_more(loop->terms->common.audit);
 }
 
 /* ---- a loop's life ------------------------------------------------------------------ */
