@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
+import statistics
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,19 @@ def ask(socket: Path, caller: int, answered: list[str]) -> None:
         connection.close()
 
 
+def write_configuration(folder: Path) -> None:
+    (folder / "config.yaml").write_text(
+        f"listen: {{address: 'unix://{folder}/s'}}\n"
+        f"policy: {{file: '{EXAMPLE}'}}\n"
+        "identity: {chain: proxy}\n"
+        f"audit: {{file: '{folder}/audit.jsonl'}}\n"
+    )
+
+
+def has_lines(trail: Path, count: int) -> bool:
+    return trail.read_bytes().count(b"\n") == count
+
+
 def is_served(socket: Path) -> bool:
     try:
         RawHttp2(f"unix:{socket}").close()
@@ -85,12 +101,7 @@ def is_served(socket: Path) -> bool:
 def test_no_answer_is_without_its_event(tmp_path: Path) -> None:
     socket, trail = tmp_path / "s", tmp_path / "audit.jsonl"
     spool = tmp_path / "audit.jsonl.spool"
-    (tmp_path / "config.yaml").write_text(
-        f"listen: {{address: 'unix://{socket}'}}\n"
-        f"policy: {{file: '{EXAMPLE}'}}\n"
-        "identity: {chain: proxy}\n"
-        f"audit: {{file: '{trail}'}}\n"
-    )
+    write_configuration(tmp_path)
     answered: list[str] = []
     recovered = 0
     for kill in range(KILLS):
@@ -121,3 +132,21 @@ def test_no_answer_is_without_its_event(tmp_path: Path) -> None:
     assert set(answered) <= set(ids)
     # Otherwise the spool was not seen at work.
     assert recovered, len(answered)
+
+
+@pytest.mark.skipif(is_pure(), reason="only the core has a spool")
+def test_what_is_spooled_is_in_the_file_a_moment_later(tmp_path: Path) -> None:
+    """Also if nothing follows: not at the loops' next look, which is once a second."""
+    trail, waited_s = tmp_path / "audit.jsonl", []
+    write_configuration(tmp_path)
+    raw = bytes(check_request(certificate=CERTIFICATE))
+    with serve_process(tmp_path):
+        assert eventually(lambda: is_served(tmp_path / "s"))
+        with contextlib.closing(RawHttp2(f"unix:{tmp_path}/s")) as connection:
+            for number in range(1, 10):
+                for _ in range(100):
+                    connection.ask(raw)
+                began_s = time.monotonic()
+                assert eventually(partial(has_lines, trail, number * 100))
+                waited_s.append(time.monotonic() - began_s)
+    assert statistics.median(waited_s) < 0.25, waited_s
