@@ -124,7 +124,7 @@ def memory_mb(key: str) -> float:
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"^{key}:\s*(\d+) kB$", status, re.MULTILINE)
     if found is None:
-        raise SystemExit(f"no {key} in /proc/self/status")
+        raise RuntimeError(f"no {key} in /proc/self/status")
     return int(found[1]) * 1024 / 1e6
 
 
@@ -156,7 +156,7 @@ def measure(subjects: int, models: int, decisions: int) -> Row:
         changed = reader.load(large)
         again = time.perf_counter() - start
         if len(changed.grants) != len(policy.grants) + 1:
-            raise SystemExit("the change was not seen")
+            raise RuntimeError("the change was not seen")
     times = []
     for count in range(decisions):
         for which, callers, names in ((small, GROUP, 1), (engine, subjects, models)):
@@ -165,7 +165,7 @@ def measure(subjects: int, models: int, decisions: int) -> Row:
             verdict = which.evaluate(asked)
             taken = time.perf_counter() - start
             if not verdict.allow:
-                raise SystemExit(f"subject {count * 7919 % callers} was denied")
+                raise RuntimeError(f"subject {count * 7919 % callers} was denied")
             times.append(taken * 1e6)
     return Row(
         subjects,
