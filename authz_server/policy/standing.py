@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from authz_server.identity.spiffe_id import SpiffeId
 from authz_server.identity.spiffe_pattern import SpiffePattern
-from authz_server.operations.operation import Operation
-from authz_server.policy.matching import gives_not, takes_not
+from authz_server.operations.operation import Operation, Scope
+from authz_server.policy.matching import gives_not, names_model, takes_not
 from authz_server.policy.model import (
     AccessPolicy,
     Grant,
@@ -18,6 +18,8 @@ from authz_server.policy.model import (
     UserClaim,
 )
 from authz_server.policy.vocabulary import Asker, Vocabulary
+
+_Lacks = Callable[[Permission, Operation, Upstream], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,6 @@ class Standing:
     upstream: Upstream
     given: frozenset[Permission]
     taken: frozenset[Permission]
-
-    def allows(self, operation: Operation) -> bool:
-        """Return whether the caller may do `operation`."""
-        upstream = self.upstream
-        return any(
-            not gives_not(item, operation, upstream) for item in self.given
-        ) and all(takes_not(item, operation, upstream) for item in self.taken)
 
 
 class _Rule:
@@ -139,13 +134,60 @@ def _by_upstream(rules: Iterable[_Rule]) -> dict[str, set[Permission]]:
     return found
 
 
+class _Operations:
+    """The operations that there are on one upstream, to be found by a permission.
+
+    Attributes:
+        all: in the vocabulary's order; others name them by their place in it.
+    """
+
+    def __init__(self, upstream: Upstream, operations: Sequence[Operation]) -> None:
+        self.all = operations
+        self._upstream = upstream
+        self._by_model: dict[str, list[int]] = {}
+        self._others: list[int] = []
+        for place, operation in enumerate(operations):
+            call = operation.call
+            is_of_model = call.scope is Scope.MODEL
+            (
+                self._by_model.setdefault(call.model, [])
+                if is_of_model
+                else self._others
+            ).append(place)
+        self.given = cache(self._find_given)
+        self.taken = cache(self._find_taken)
+
+    def _find_given(self, permission: Permission) -> frozenset[int]:
+        return self._which(gives_not, permission)
+
+    def _find_taken(self, permission: Permission) -> frozenset[int]:
+        return self._which(takes_not, permission)
+
+    def _which(self, lacks: _Lacks, permission: Permission) -> frozenset[int]:
+        return frozenset(
+            place
+            for place in self._near(permission)
+            if not lacks(permission, self.all[place], self._upstream)
+        )
+
+    def _near(self, permission: Permission) -> Iterator[int]:
+        """Yield at least all that `permission` can match: of models, those it names."""
+        yield from self._others
+        if any(name.endswith("*") for name in permission.models):
+            named = [name for name in self._by_model if names_model(permission, name)]
+        else:
+            named = [*permission.models]
+        for name in named:
+            yield from self._by_model.get(name, ())
+
+
 class Allowances:
     """The operations that callers may do, worked out once for each standing."""
 
     def __init__(self, standings: Standings, vocabulary: Vocabulary) -> None:
         self._standings = standings
         self._vocabulary = vocabulary
-        self._operations = cache(vocabulary.operations)
+        self._operations: dict[str, _Operations] = {}
         self._allowed: dict[tuple[object, ...], tuple[Operation, ...]] = {}
 
     def of(self, asker: Asker) -> dict[str, tuple[Operation, ...]]:
@@ -158,9 +200,12 @@ class Allowances:
     def _of(self, name: str, standing: Standing) -> tuple[Operation, ...]:
         key = (name, standing.given, standing.taken)
         if key not in self._allowed:
-            self._allowed[key] = tuple(
-                operation
-                for operation in self._operations(name)
-                if standing.allows(operation)
-            )
+            if name not in self._operations:
+                self._operations[name] = _Operations(
+                    standing.upstream, self._vocabulary.operations(name)
+                )
+            known = self._operations[name]
+            given = frozenset().union(*map(known.given, standing.given))
+            taken = frozenset().union(*map(known.taken, standing.taken))
+            self._allowed[key] = tuple(known.all[at] for at in sorted(given - taken))
         return self._allowed[key]

@@ -128,6 +128,7 @@ class Vocabulary:
         )
         adapters = sorted({name for item in permissions for name in item.adapters})
         self._adapters = ("", *adapters, _fresh_adapter(adapters))
+        self._found: dict[str, tuple[Operation, ...]] = {}
 
     def workloads(self) -> tuple[SpiffeId, ...]:
         """Return a witness of every kind of workload."""
@@ -183,12 +184,16 @@ class Vocabulary:
 
     def operations(self, upstream: str) -> tuple[Operation, ...]:
         """Return a witness of every operation that there can be on `upstream`."""
-        found: dict[Operation, None] = {}
-        for policy in self._policies:
-            if upstream in policy.upstreams:
-                for operation in self._operations(policy.upstreams[upstream]):
-                    found[operation] = None
-        return tuple(found)
+        if upstream not in self._found:
+            self._found[upstream] = tuple(
+                dict.fromkeys(
+                    operation
+                    for policy in self._policies
+                    if upstream in policy.upstreams
+                    for operation in self._operations(policy.upstreams[upstream])
+                )
+            )
+        return self._found[upstream]
 
     def describe(self, operations: Iterable[Operation]) -> list[str]:
         """Return operations of one upstream in a few words, an action a line."""
