@@ -21,7 +21,7 @@ from checks import CAMERA
 from authz_server.address import Address
 from authz_server.assembly import build_pipeline, open_policies
 from authz_server.audit import FileSink
-from authz_server.audit.spool import SUFFIX, boot_id, pending_of
+from authz_server.audit.spool import boot_id, pending_of, spool_of
 from authz_server.config import Config, Identity, Policy
 from authz_server.demo.envoy import (
     Envoy,
@@ -67,7 +67,7 @@ def trail(path: Path) -> list[bytes]:
 
     def is_settled() -> bool:
         try:
-            spool = Path(f"{path}{SUFFIX}").read_bytes()
+            spool = spool_of(path).read_bytes()
         except FileNotFoundError:
             return True
         return not pending_of(spool, boot_id())

@@ -15,7 +15,6 @@ from typing import Final
 
 _log = logging.getLogger(__name__)
 
-SUFFIX: Final = ".spool"
 MAGIC: Final = b"authz-spool 1\n"
 HEAD: Final = struct.Struct("=16s40sII")
 """Magic, boot, and then end and start of what is pending in the text that follows.
@@ -26,6 +25,15 @@ The last two are one number, the start in its upper half, on a little-endian mac
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
+def spool_of(path: Path) -> Path:
+    """Return where the spool of the audit file at `path` is.
+
+    It is hidden from whoever rotates or ships all files of the folder: a file that is
+    mapped must not be truncated.
+    """
+    return path.with_name(f".{path.name}.spool")
+
+
 def recover(path: Path) -> None:
     """Append to the audit file at `path` what its spool has and it has not.
 
@@ -34,7 +42,7 @@ def recover(path: Path) -> None:
     Raises:
         OSError: if the file cannot be read or written; the spool stays as it is then.
     """
-    spool = Path(f"{path}{SUFFIX}")
+    spool = spool_of(path)
     try:
         descriptor = os.open(spool, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

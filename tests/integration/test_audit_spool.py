@@ -100,7 +100,7 @@ def is_served(socket: Path) -> bool:
 @pytest.mark.skipif(is_pure(), reason="only the core has a spool")
 def test_no_answer_is_without_its_event(tmp_path: Path) -> None:
     socket, trail = tmp_path / "s", tmp_path / "audit.jsonl"
-    spool = tmp_path / "audit.jsonl.spool"
+    spool = tmp_path / ".audit.jsonl.spool"
     write_configuration(tmp_path)
     answered: list[str] = []
     recovered = 0

@@ -230,7 +230,7 @@ check_failures(void)
     CHECK(mkdir(in_folder("sub"), 0700) == 0);
     authz_audit_file *file = authz_audit_file_open(in_folder("sub/x"), &allocator);
     CHECK(file != NULL);
-    CHECK(unlink(in_folder("sub/x")) == 0 && unlink(in_folder("sub/x.spool")) == 0);
+    CHECK(unlink(in_folder("sub/x")) == 0 && unlink(in_folder("sub/.x.spool")) == 0);
     CHECK(rmdir(in_folder("sub")) == 0);
     CHECK(authz_audit_file_write(file, AUTHZ_SPAN("x\n"), 1.0) == ENOENT);
     authz_audit_file_free(file);
@@ -242,7 +242,7 @@ open_spooled(const char *path)
     const authz_allocator allocator = authz_system_allocator();
     authz_audit_file *file = authz_audit_file_open(path, &allocator);
     CHECK(file != NULL);
-    CHECK(access(in_folder("spooled.spool"), F_OK) == 0);
+    CHECK(access(in_folder(".spooled.spool"), F_OK) == 0);
     authz_audit_file_attend(file);
     return file;
 }
@@ -316,7 +316,7 @@ check_groups(void)
     CHECK(record(file, "4\n", 2.004));
     authz_audit_file_free(file);
     check_holds(path, "1\n2\n3\n4\n");
-    CHECK(access(in_folder("spooled.spool"), F_OK) != 0);
+    CHECK(access(in_folder(".spooled.spool"), F_OK) != 0);
     CHECK(unlink(path) == 0 && unlink(in_folder("before")) == 0);
 }
 
@@ -381,7 +381,7 @@ check_full_disk(void)
     authz_audit_file_free(file);
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
     static authz_spool_file left;
-    const int spool = open(in_folder("spooled.spool"), O_RDONLY | O_CLOEXEC);
+    const int spool = open(in_folder(".spooled.spool"), O_RDONLY | O_CLOEXEC);
     CHECK(read(spool, &left, sizeof left) == (ssize_t)sizeof left);
     close(spool);
     CHECK(atomic_load(&left.place) == 8);
@@ -392,7 +392,7 @@ check_full_disk(void)
     file = authz_audit_file_open(path, &allocator);
     use_up_without_spool(file);
     authz_audit_file_free(file);
-    CHECK(unlink(path) == 0 && unlink(in_folder("spooled.spool")) == 0);
+    CHECK(unlink(path) == 0 && unlink(in_folder(".spooled.spool")) == 0);
 }
 
 /* Another one has the spool: each event is written, and the other's is left alone. */
@@ -407,7 +407,7 @@ check_two(void)
     CHECK(record(first, "1\n", 1.001));
     use_up_without_spool(second);
     authz_audit_file_free(second);
-    CHECK(access(in_folder("spooled.spool"), F_OK) == 0);
+    CHECK(access(in_folder(".spooled.spool"), F_OK) == 0);
     authz_audit_file_free(first);
     CHECK(unlink(path) == 0);
 
@@ -417,7 +417,7 @@ check_two(void)
     authz_audit_file *file = authz_audit_file_open(path, &scarce);
     use_up_without_spool(file);
     authz_audit_file_free(file);
-    CHECK(access(in_folder("spooled.spool"), F_OK) != 0);
+    CHECK(access(in_folder(".spooled.spool"), F_OK) != 0);
     CHECK(unlink(path) == 0);
 }
 

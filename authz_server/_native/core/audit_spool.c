@@ -116,18 +116,33 @@ release(authz_audit_spool *spool, const authz_allocator *allocator)
     *spool = (authz_audit_spool){NULL, -1, NULL};
 }
 
+/* FOLDER/.NAME.spool: hidden from whoever rotates or ships all files of the folder. */
+static char *
+path_beside(const char *path, const authz_allocator *allocator)
+{
+    const char *slash = strrchr(path, '/');
+    const size_t folder = slash != NULL ? (size_t)(slash - path) + 1 : 0;
+    const size_t name = strlen(path) - folder;
+    char *beside =
+        allocator->allocate(allocator->context, folder + 1 + name + sizeof SUFFIX);
+    if (beside != NULL) {
+        memcpy(beside, path, folder);
+        beside[folder] = '.';
+        memcpy(beside + folder + 1, path + folder, name);
+        memcpy(beside + folder + 1 + name, SUFFIX, sizeof SUFFIX);
+    }
+    return beside;
+}
+
 void
 authz_audit_spool_open(authz_audit_spool *spool, const char *path,
                        const authz_allocator *allocator)
 {
     *spool = (authz_audit_spool){NULL, -1, NULL};
-    const size_t length = strlen(path);
-    spool->path = allocator->allocate(allocator->context, length + sizeof SUFFIX);
+    spool->path = path_beside(path, allocator);
     if (spool->path == NULL) {
         return;
     }
-    memcpy(spool->path, path, length);
-    memcpy(spool->path + length, SUFFIX, sizeof SUFFIX);
     spool->descriptor =
         open(spool->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (spool->descriptor >= 0) {

@@ -30,7 +30,7 @@ typedef struct authz_audit_spool {
     char *path;
 } authz_audit_spool;
 
-/* Makes the spool of the audit file at `path`, with room on the disk for all of it. Without
+/* Makes the spool of the audit file at `path`, hidden beside it, with room on the disk for all of it. Without
  * one, `file` is NULL: it can't be made there, is another process's, or holds what nobody
  * has put into the audit file yet. */
 void authz_audit_spool_open(authz_audit_spool *spool, const char *path,

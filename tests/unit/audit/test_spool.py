@@ -28,7 +28,7 @@ def audit(tmp_path: Path) -> Path:
 
 def leave(audit: Path, spool: bytes) -> Path:
     """Leave `spool` behind as a server would."""
-    path = audit.with_name("audit.jsonl.spool")
+    path = audit.with_name(".audit.jsonl.spool")
     path.write_bytes(spool)
     return path
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_relied_on_is_kept_aside(
     leave(audit, left)
     FileSink(str(audit)).close()
     assert audit.read_bytes() == b""
-    assert audit.with_name("audit.jsonl.spool.old").read_bytes() == left
+    assert audit.with_name(".audit.jsonl.spool.old").read_bytes() == left
     assert "is of another boot, or no spool" in caplog.text
 
 
@@ -89,7 +89,7 @@ def test_another_servers_spool_is_left_alone(audit: Path) -> None:
 def test_a_link_is_no_spool(audit: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(spool_of(LINES))
-    audit.with_name("audit.jsonl.spool").symlink_to(target)
+    audit.with_name(".audit.jsonl.spool").symlink_to(target)
     FileSink(str(audit)).close()
     assert audit.read_bytes() == b""
     assert target.read_bytes() == spool_of(LINES)
@@ -109,7 +109,7 @@ def test_devices_and_links_have_no_spool(tmp_path: Path) -> None:
     for path in ("/dev/null", str(link)):
         sink = FileSink(path)
         sink.write(b"one\n")
-        assert not Path(f"{path}.spool").exists()
+        assert not spool.spool_of(Path(path)).exists()
         sink.close()
 
 
