@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 import struct
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,8 @@ HEAD: Final = struct.Struct("=16s40sII")
 
 The last two are one number, the start in its upper half, on a little-endian machine.
 """
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -37,30 +41,65 @@ def spool_of(path: Path) -> Path:
 def recover(path: Path) -> None:
     """Append to the audit file at `path` what its spool has and it has not.
 
-    Nothing, if there is no spool, or another process is using it.
+    A spool that somebody else could have written, or is using, is left alone, with a
+    warning.
 
     Raises:
         OSError: if the file cannot be read or written; the spool stays as it is then.
     """
     spool = spool_of(path)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(spool, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return  # There is none, or none of ours.
-    with os.fdopen(descriptor, "rb") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        descriptor = os.open(spool, flags)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _warn(spool, f"it cannot be opened ({error.strerror})")
+        return
+    try:
+        obstacle = _obstacle(descriptor)
+        if obstacle:
+            _warn(spool, obstacle)
             return
-        pending = pending_of(held.read(), boot_id())
+        with os.fdopen(descriptor, "rb", closefd=False) as held:
+            pending = pending_of(held.read(), boot_id())
         if pending is None:
-            kept = spool.with_name(f"{spool.name}.old")
-            _log.warning("%s is of another boot, or no spool: see %s", spool, kept)
-            spool.replace(kept)
+            kept = _free_name(spool)
+            spool.rename(kept)
+            _warn(kept, "it is of another boot, or no spool")
             return
         if pending:
             _log.warning("%s: %d bytes came from its spool", path, _add(path, pending))
         spool.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _warn(spool: Path, why: str) -> None:
+    _log.warning("%s: what it may hold is not in the trail: %s", spool, why)
+
+
+def _obstacle(descriptor: int) -> str:
+    """Return why an open file is not to be used as our spool; empty if it is."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is no file"
+    if (
+        status.st_uid != os.geteuid()
+        or status.st_nlink != 1
+        or status.st_mode & _OTHERS != 0
+    ):
+        return "others can write it"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return f"it cannot be locked ({error.strerror}); is another process using it?"
+    return ""
+
+
+def _free_name(spool: Path) -> Path:
+    names = (spool.with_name(f"{spool.name}.{number}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _add(path: Path, pending: bytes) -> int:
@@ -84,13 +123,14 @@ def pending_of(data: bytes, boot: str) -> bytes | None:
         boot: the machine's boot; parts of a spool that is of another one may be older
             than others, since the kernel had not written all of it.
     """
-    if len(data) < HEAD.size or not data.strip(b"\0"):
-        return b""  # It was killed before anything was put into it.
-    magic, written, end, start = HEAD.unpack_from(data)
-    is_ours = written.rstrip(b"\0") == boot.encode("ascii") != b""
-    if magic.rstrip(b"\0") != MAGIC or not is_ours:
+    if not data.strip(b"\0"):
+        return b""  # It was killed before it was a spool.
+    if len(data) < HEAD.size or not data.startswith(MAGIC):
         return None
-    return data[HEAD.size :][start:end]
+    _, written, end, start = HEAD.unpack_from(data)
+    pending = data[HEAD.size :][start:end]
+    is_of_boot = written.rstrip(b"\0") == boot.encode("ascii") != b""
+    return pending if is_of_boot or not pending else None
 
 
 def missing_of(pending: bytes, tail: bytes, *, is_whole: bool) -> bytes:

@@ -421,6 +421,29 @@ check_two(void)
     CHECK(unlink(path) == 0);
 }
 
+/* Whatever others could write, by its mode, another name or its owner, is not mapped. */
+static void
+check_others(void)
+{
+    const authz_allocator allocator = authz_system_allocator();
+    enum { MODE, NAME, OWNER, KINDS };
+    for (int kind = MODE; kind < (geteuid() == 0 ? KINDS : OWNER); kind++) {
+        const char *spool = in_folder(".spooled.spool");
+        const int made = open(spool, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        CHECK(made >= 0 && close(made) == 0);
+        CHECK(kind != MODE || chmod(spool, 0620) == 0);
+        CHECK(kind != NAME || link(spool, in_folder("name")) == 0);
+        CHECK(kind != OWNER || chown(spool, 65534, 65534) == 0);
+        authz_audit_file *file = authz_audit_file_open(in_folder("spooled"), &allocator);
+        use_up_without_spool(file);
+        authz_audit_file_free(file);
+        struct stat status;
+        CHECK(stat(spool, &status) == 0 && status.st_size == 0);
+        CHECK(unlink(spool) == 0 && unlink(in_folder("spooled")) == 0);
+        CHECK(kind != NAME || unlink(in_folder("name")) == 0);
+    }
+}
+
 int
 main(void)
 {
@@ -438,6 +461,7 @@ main(void)
     check_full_spool();
     check_full_disk();
     check_two();
+    check_others();
     CHECK(rmdir(folder) == 0);
     return 0;
 }

@@ -66,14 +66,17 @@ fill(int descriptor)
     return true;
 }
 
-/* Whether the file is ours alone, and still the one at the path. */
+/* Whether nobody else can write the file, nobody uses it, and it still is the one at the
+ * path: what others can truncate must not be mapped. */
 static bool
 claim(int descriptor, const char *path)
 {
     struct stat ours, there;
-    return flock(descriptor, LOCK_EX | LOCK_NB) == 0 && fstat(descriptor, &ours) == 0 &&
-           stat(path, &there) == 0 && ours.st_ino == there.st_ino &&
-           ours.st_dev == there.st_dev && S_ISREG(ours.st_mode);
+    return fstat(descriptor, &ours) == 0 && S_ISREG(ours.st_mode) &&
+           ours.st_uid == geteuid() && ours.st_nlink == 1 &&
+           (ours.st_mode & (S_IRWXG | S_IRWXO)) == 0 &&
+           flock(descriptor, LOCK_EX | LOCK_NB) == 0 && lstat(path, &there) == 0 &&
+           ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
 }
 
 /* Whether it holds nothing that anybody has still to read. */
@@ -144,7 +147,7 @@ authz_audit_spool_open(authz_audit_spool *spool, const char *path,
         return;
     }
     spool->descriptor =
-        open(spool->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        open(spool->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
     if (spool->descriptor >= 0) {
         spool->file = map(spool->descriptor, spool->path);
     }

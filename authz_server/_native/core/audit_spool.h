@@ -31,7 +31,7 @@ typedef struct authz_audit_spool {
 } authz_audit_spool;
 
 /* Makes the spool of the audit file at `path`, hidden beside it, with room on the disk for all of it. Without
- * one, `file` is NULL: it can't be made there, is another process's, or holds what nobody
+ * one, `file` is NULL: it can't be made there, is another's or in use, or holds what nobody
  * has put into the audit file yet. */
 void authz_audit_spool_open(authz_audit_spool *spool, const char *path,
                             const authz_allocator *allocator);

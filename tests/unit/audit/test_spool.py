@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ def leave(audit: Path, spool: bytes) -> Path:
     """Leave `spool` behind as a server would."""
     path = audit.with_name(".audit.jsonl.spool")
     path.write_bytes(spool)
+    path.chmod(0o600)
     return path
 
 
@@ -65,17 +68,78 @@ def test_a_spool_without_anything_pending_adds_nothing(
 
 
 @pytest.mark.parametrize("left", [spool_of(LINES, boot="x" * 36), b"text\n" * 100])
-def test_what_cannot_be_relied_on_is_kept_aside(
+def test_what_cannot_be_relied_on_is_kept_aside_and_never_overwritten(
     audit: Path, left: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    leave(audit, left)
+    for _ in range(2):
+        leave(audit, left)
+        FileSink(str(audit)).close()
+    assert audit.read_bytes() == b""
+    for number in (1, 2):
+        kept = audit.with_name(f".audit.jsonl.spool.{number}")
+        assert kept.read_bytes() == left
+        assert f"{kept}: what it may hold is not in the trail" in caplog.text
+
+
+def test_of_another_boot_without_anything_pending_nothing_is_kept(audit: Path) -> None:
+    leave(audit, spool_of(LINES, start=len(LINES), boot="x" * 36))
+    FileSink(str(audit)).close()
+    assert list(audit.parent.iterdir()) == [audit]
+
+
+def written_by_group(path: Path) -> None:
+    path.chmod(0o620)
+
+
+def read_by_others(path: Path) -> None:
+    path.chmod(0o604)
+
+
+def linked(path: Path) -> None:
+    path.with_name("link").hardlink_to(path)
+
+
+@pytest.mark.parametrize("open_", [written_by_group, read_by_others, linked])
+def test_a_spool_that_is_not_ours_alone_is_neither_believed_nor_used(
+    audit: Path, open_: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever could write it could forge events, or end the server by truncating it."""
+    left = leave(audit, spool_of(LINES, start=8))
+    open_(left)
+    sink = FileSink(str(audit))
+    sink.write(b"one\n")
+    sink.close()
+    assert audit.read_bytes() == b"one\n"
+    assert left.read_bytes() == spool_of(LINES, start=8)
+    assert "not in the trail: others can write it" in caplog.text
+
+
+def test_a_spool_of_somebody_else_is_not_believed(
+    audit: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = leave(audit, spool_of(LINES))
+    monkeypatch.setattr(spool.os, "geteuid", lambda: os.getuid() + 1)
     FileSink(str(audit)).close()
     assert audit.read_bytes() == b""
-    assert audit.with_name(".audit.jsonl.spool.old").read_bytes() == left
-    assert "is of another boot, or no spool" in caplog.text
+    assert left.read_bytes() == spool_of(LINES)
+    assert "others can write it" in caplog.text
 
 
-def test_another_servers_spool_is_left_alone(audit: Path) -> None:
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_holds_up_no_start(
+    audit: Path, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    make(audit.with_name(".audit.jsonl.spool"))
+    sink = FileSink(str(audit))
+    sink.write(b"one\n")
+    sink.close()
+    assert audit.read_bytes() == b"one\n"
+    assert "it is no file" in caplog.text
+
+
+def test_another_servers_spool_is_left_alone(
+    audit: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     left = leave(audit, spool_of(LINES))
     with left.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -84,15 +148,19 @@ def test_another_servers_spool_is_left_alone(audit: Path) -> None:
         sink.close()
     assert audit.read_bytes() == b"one\n"
     assert left.read_bytes() == spool_of(LINES)
+    assert "is another process using it?" in caplog.text
 
 
-def test_a_link_is_no_spool(audit: Path, tmp_path: Path) -> None:
+def test_a_link_is_no_spool(
+    audit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     target = tmp_path / "target"
     target.write_bytes(spool_of(LINES))
     audit.with_name(".audit.jsonl.spool").symlink_to(target)
     FileSink(str(audit)).close()
     assert audit.read_bytes() == b""
     assert target.read_bytes() == spool_of(LINES)
+    assert "it cannot be opened" in caplog.text
 
 
 def test_a_spool_that_cannot_be_added_stays(audit: Path) -> None:
