@@ -173,7 +173,7 @@ authz_connection_taken(authz_connection *connection, authz_call *call, size_t le
 static void
 begin_call(authz_connection *connection, int32_t stream)
 {
-    authz_call *call = authz_loop_call(connection->loop);
+    authz_call *call = authz_calls_take(&connection->loop->calls);
     if (call == NULL) {
         (void)nghttp2_submit_rst_stream(connection->session, NGHTTP2_FLAG_NONE, stream,
                                         NGHTTP2_REFUSED_STREAM);
@@ -211,12 +211,15 @@ end_call(authz_connection *connection, authz_call *call)
     }
     (void)nghttp2_session_consume_connection(connection->session, call->held);
     if (call->kind == AUTHZ_CALL_HOST && call->number != 0) {
-        authz_loop_forget_call(loop, call);
+        authz_calls_forget(&loop->calls, call);
+        /* Without memory for it the host goes on, and what it says is dropped. */
+        (void)authz_happenings_put(&loop->terms->happenings, call->number,
+                                   AUTHZ_CALL_GONE, 0, NULL);
     }
     if (call->is_asked) {
         authz_checks_give_up(&loop->checks, &call->check); /* freed once given back */
     } else {
-        authz_loop_free_call(loop, call);
+        authz_calls_give_back(&loop->calls, call);
     }
 }
 
@@ -249,7 +252,7 @@ begin_request(authz_connection *connection, authz_call *call)
     if (refusal.http_status != NULL) {
         refuse(connection, call, refusal);
     } else if (call->kind == AUTHZ_CALL_HOST &&
-               (!authz_loop_name_call(connection->loop, call) ||
+               (!authz_calls_name(&connection->loop->calls, call) ||
                 !authz_happenings_put(&connection->loop->terms->happenings, call->number,
                                       AUTHZ_CALL_OPENED, call->method, NULL))) {
         refuse(connection, call, (authz_refusal){"200", AUTHZ_GRPC_RESOURCE_EXHAUSTED,

@@ -11,127 +11,11 @@
 #define LOOK_S 1.0
 #define DRAIN_LOOK_S 0.05
 
-/* Free calls that are kept, and what each may keep. */
-#define KEPT_CALLS 1024
-#define KEPT_CALL_BYTES 16384
-
 /* Of messages of the host that the peer has not taken. */
 #define MAX_UNSENT_BYTES ((size_t)1 << 22)
 
 /* A connection that has been idle for so long may be closed to make room for another. */
 #define IDLE_S 1.0
-
-/* ---- calls -------------------------------------------------------------------------- */
-
-static void
-init_call(authz_call *call, const authz_terms *terms)
-{
-    const authz_allocator *allocator = terms->common.allocator;
-    memset(call, 0, sizeof *call);
-    authz_buffer_init(&call->check.raw, allocator, terms->common.max_message_bytes);
-    authz_buffer_init(&call->check.answer, allocator, SIZE_MAX);
-    authz_buffer_init(&call->status_text, allocator, SIZE_MAX);
-    authz_buffer_init(&call->output, allocator, SIZE_MAX);
-}
-
-authz_call *
-authz_loop_call(authz_loop *loop)
-{
-    authz_call *call = loop->free_calls;
-    if (call != NULL) {
-        loop->free_calls = call->next;
-        loop->free_call_count--;
-        call->next = NULL;
-        return call;
-    }
-    const authz_allocator *allocator = loop->terms->common.allocator;
-    call = allocator->allocate(allocator->context, sizeof *call);
-    if (call != NULL) {
-        init_call(call, loop->terms);
-    }
-    return call;
-}
-
-/* Empties a buffer; what is large is given back. */
-static void
-empty(authz_buffer *buffer)
-{
-    buffer->length = 0;
-    if (buffer->capacity > KEPT_CALL_BYTES) {
-        authz_buffer_release(buffer);
-    }
-}
-
-static void
-release_call(authz_call *call)
-{
-    authz_buffer_release(&call->check.raw);
-    authz_buffer_release(&call->check.answer);
-    authz_buffer_release(&call->status_text);
-    authz_buffer_release(&call->output);
-}
-
-void
-authz_loop_free_call(authz_loop *loop, authz_call *call)
-{
-    empty(&call->check.raw);
-    empty(&call->check.answer);
-    empty(&call->status_text);
-    empty(&call->output);
-    if (loop->free_call_count >= KEPT_CALLS) {
-        release_call(call);
-        const authz_allocator *allocator = loop->terms->common.allocator;
-        allocator->release(allocator->context, call);
-        return;
-    }
-    const authz_call kept = *call;
-    memset(call, 0, sizeof *call);
-    call->check.raw = kept.check.raw;
-    call->check.answer = kept.check.answer;
-    call->status_text = kept.status_text;
-    call->output = kept.output;
-    call->next = loop->free_calls;
-    loop->free_calls = call;
-    loop->free_call_count++;
-}
-
-/* A number is: how often its place was used | the loop | the place. */
-bool
-authz_loop_name_call(authz_loop *loop, authz_call *call)
-{
-    uint32_t place = 0;
-    while (place < loop->host_call_count && loop->host_calls[place].call != NULL) {
-        place++;
-    }
-    if (place == AUTHZ_MAX_HOST_CALLS) {
-        return false;
-    }
-    if (place == loop->host_call_count) {
-        loop->host_call_count++;
-    }
-    loop->host_calls[place].call = call;
-    call->number = (uint64_t)++loop->host_calls[place].times << 24 |
-                   (uint64_t)loop->index << 16 | place;
-    return true;
-}
-
-void
-authz_loop_forget_call(authz_loop *loop, authz_call *call)
-{
-    loop->host_calls[call->number & 0xffff].call = NULL;
-    /* Without memory for it the host goes on, and what it says is dropped. */
-    (void)authz_happenings_put(&loop->terms->happenings, call->number, AUTHZ_CALL_GONE, 0,
-                               NULL);
-}
-
-static authz_call *
-find_call(const authz_loop *loop, uint64_t number)
-{
-    const uint32_t place = number & 0xffff;
-    authz_call *call =
-        place < loop->host_call_count ? loop->host_calls[place].call : NULL;
-    return call != NULL && call->number == number ? call : NULL;
-}
 
 /* ---- answers ------------------------------------------------------------------------ */
 
@@ -142,7 +26,7 @@ give(void *context, authz_check *check)
     authz_call *call = (authz_call *)check;
     call->is_asked = false;
     if (call->connection == NULL) {
-        authz_loop_free_call(loop, call);
+        authz_calls_give_back(&loop->calls, call);
         return;
     }
     const authz_span answer = check->answer.length > 0
@@ -159,7 +43,7 @@ give(void *context, authz_check *check)
 static void
 hear(authz_loop *loop, authz_word *word)
 {
-    authz_call *call = find_call(loop, word->call);
+    authz_call *call = authz_calls_find(&loop->calls, word->call);
     if (call == NULL || call->is_refused || call->is_complete) {
         return;
     }
@@ -465,7 +349,7 @@ authz_loop_new(authz_terms *terms, uint8_t index)
     }
     memset(loop, 0, sizeof *loop);
     loop->terms = terms;
-    loop->index = index;
+    authz_calls_init(&loop->calls, allocator, terms->common.max_message_bytes, index);
     loop->now_s = terms->common.clock().steady_s;
     loop->poll = epoll_create1(EPOLL_CLOEXEC);
     if (loop->poll < 0 || !authz_inbox_open(&loop->inbox)) {
@@ -501,12 +385,7 @@ authz_loop_free(authz_loop *loop)
         authz_checks_settle(&loop->checks, loop->now_s);
     }
     authz_checks_release(&loop->checks);
-    while (loop->free_calls != NULL) {
-        authz_call *call = loop->free_calls;
-        loop->free_calls = call->next;
-        release_call(call);
-        allocator->release(allocator->context, call);
-    }
+    authz_calls_release(&loop->calls);
     authz_inbox_close(&loop->inbox);
     close(loop->poll);
     allocator->release(allocator->context, loop);

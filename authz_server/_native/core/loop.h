@@ -9,12 +9,10 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "calls.h"
 #include "connection.h"
 
 #define AUTHZ_INPUT_BYTES 65536
-
-/* How many calls of the host one loop can have: those of all its connections. */
-#define AUTHZ_MAX_HOST_CALLS 4096
 
 /* Who may connect to a unix socket, by the kernel's word. */
 typedef struct authz_peers {
@@ -54,20 +52,13 @@ typedef struct authz_terms {
 
 typedef struct authz_loop {
     authz_terms *terms;
-    uint8_t index; /* of this loop among all */
     int poll;
     authz_inbox inbox;
     authz_checks checks;
     authz_connection *connections;
     uint32_t connection_count;
     authz_connection *stirred;
-    authz_call *free_calls;
-    size_t free_call_count;
-    struct {
-        authz_call *call;
-        uint32_t times; /* this place was used: part of a call's number */
-    } host_calls[AUTHZ_MAX_HOST_CALLS];
-    uint32_t host_call_count; /* places that were ever used */
+    authz_calls calls;
     double now_s; /* steady, of this turn */
     bool is_draining;
     bool is_deaf; /* new connections wait, until the next look at least */
@@ -81,14 +72,6 @@ void authz_loop_free(authz_loop *loop);
 
 /* Takes turns until it is to stop. */
 void authz_loop_run(authz_loop *loop);
-
-/* For connections: a call, from the free ones if there are; NULL: no memory. */
-authz_call *authz_loop_call(authz_loop *loop);
-void authz_loop_free_call(authz_loop *loop, authz_call *call);
-
-/* Gives a call of the host its number; false: there are too many. */
-bool authz_loop_name_call(authz_loop *loop, authz_call *call);
-void authz_loop_forget_call(authz_loop *loop, authz_call *call);
 
 /* Notes that the connection has something to send at the end of the turn. */
 void authz_loop_stir(authz_loop *loop, authz_connection *connection);
