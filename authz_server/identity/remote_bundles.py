@@ -18,7 +18,6 @@ from authz_server.identity.workload_messages import Authorities, OwnSvid
 
 _X509_BUNDLES: Final = "FetchX509Bundles"
 _JWT_BUNDLES: Final = "FetchJWTBundles"
-_SVID: Final = "FetchX509SVID"
 
 
 class FederatedBundles:
@@ -113,10 +112,6 @@ class WorkloadApiBundles:
         self._lock = threading.Lock()
         self._x509: Mapping[TrustDomain, Authorities] = {}
         self._jwt: Mapping[TrustDomain, KeySet] = {}
-        # Since when, and why. A stream is not well before its first message: a server
-        # that has no bundles yet is not ready.
-        streams = (_X509_BUNDLES, _JWT_BUNDLES, *((_SVID,) if wants_svid else ()))
-        self._broken = {name: (clock().wall_s, "no answer yet") for name in streams}
         self._svid: OwnSvid | None = None
         self._api = WorkloadApi(
             address,
@@ -125,6 +120,11 @@ class WorkloadApiBundles:
             on_svid=self._take_svid if wants_svid else None,
             on_state=self._take_state,
         )
+        # Since when, and why. A stream is not well before its first message: a server
+        # that has no bundles yet is not ready.
+        self._broken = {
+            name: (clock().wall_s, "no answer yet") for name in self._api.streams
+        }
 
     @property
     def is_live(self) -> bool:

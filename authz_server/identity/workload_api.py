@@ -119,6 +119,11 @@ class WorkloadApi:
             )
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of all streams, as `on_state` gets them."""
+        return tuple(stream.method for stream in self._streams)
+
+    @property
     def has_died(self) -> bool:
         """Whether an error in a callback ended a stream for good."""
         return any(stream.has_died for stream in self._streams)
@@ -169,7 +174,7 @@ class _Stream:
         on_state: Callable[[str, str | None], None],
     ) -> None:
         self._target = target
-        self._method = method
+        self.method = method
         self._on_message = on_message
         self._on_denied = on_denied
         self._on_state = on_state
@@ -194,7 +199,7 @@ class _Stream:
         self._has_ended = False
         self._wait_s = SHORTEST_WAIT_S
         self._thread = threading.Thread(
-            target=self._run, name=f"workload-api-{self._method}", daemon=True
+            target=self._run, name=f"workload-api-{self.method}", daemon=True
         )
         self._thread.start()
 
@@ -239,7 +244,7 @@ class _Stream:
         has_answered = False
         # A channel for each attempt: gRPC's own waits between attempts grow to minutes.
         with grpc.insecure_channel(self._target, _OPTIONS) as channel:
-            call = channel.unary_stream(_SERVICE + self._method)(
+            call = channel.unary_stream(_SERVICE + self.method)(
                 b"", timeout=REOPEN_S, metadata=_METADATA
             )
             with self._lock:
@@ -275,10 +280,10 @@ class _Stream:
         if problem != self._told:
             self._told = problem
             if problem is None:
-                _log.info("%s: is live again", self._method)
+                _log.info("%s: is live again", self.method)
             else:
-                _log.warning("%s: %s", self._method, problem)
-        self._on_state(self._method, problem)
+                _log.warning("%s: %s", self.method, problem)
+        self._on_state(self.method, problem)
 
 
 class _Patience:

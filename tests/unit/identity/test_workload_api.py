@@ -210,7 +210,7 @@ def test_a_request_that_is_invalid_is_not_made_again_and_told(
 ) -> None:
     agent.refuse(X509_BUNDLES, grpc.StatusCode.INVALID_ARGUMENT)
     assert eventually(lambda: "because the test says so" in told.problem())
-    (thread,) = (item for item in told.api._streams if item._method == X509_BUNDLES)
+    (thread,) = (item for item in told.api._streams if item.method == X509_BUNDLES)
     assert thread._thread is not None
     thread._thread.join(10)
     assert len(agent.calls[X509_BUNDLES]) == 1
