@@ -6,7 +6,7 @@ import time
 from checks import CAMERA
 
 from authz_server.clock import Instant
-from authz_server.demo.pki import DevelopmentCa
+from authz_server.demo.pki import DevelopmentCa, Svid
 from authz_server.errors import AuthzError
 from authz_server.identity.certificate import read_leaf
 from authz_server.identity.spiffe_id import TrustDomain
@@ -16,6 +16,15 @@ FACTORY, SUPPLIER = TrustDomain("factory.example"), TrustDomain("supplier.exampl
 CA, OTHER = DevelopmentCa(FACTORY.name), DevelopmentCa(SUPPLIER.name)
 ROBOT = "spiffe://supplier.example/ns/parts/sa/robot"
 MAX_AGE_S = 600.0
+
+
+def believes(store: TrustStore, svid: Svid, now_s: float) -> bool:
+    """Return whether what is in force vouches for `svid`."""
+    try:
+        store.current.verify(read_leaf(svid.certificate_pem), now_s)
+    except AuthzError:
+        return False
+    return True
 
 
 @dataclasses.dataclass
@@ -35,13 +44,7 @@ class Trusting:
         return Instant(self.now_s, 0.0)
 
     def believes(self, ca: DevelopmentCa, spiffe_id: str = CAMERA) -> bool:
-        try:
-            self.store.current.verify(
-                read_leaf(ca.issue(spiffe_id).certificate_pem), self.now_s
-            )
-        except AuthzError:
-            return False
-        return True
+        return believes(self.store, ca.issue(spiffe_id), self.now_s)
 
     def age_s(self, name: TrustDomain = FACTORY) -> float:
         return self.store.standings()[name].age_s

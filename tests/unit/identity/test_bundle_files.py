@@ -8,19 +8,14 @@ import pytest
 from checks import CAMERA
 from https_endpoint import bundle_json
 from parts import eventually
+from trusting import CA, FACTORY, OTHER, ROBOT, believes
 
 from authz_server.clock import Instant
 from authz_server.demo.pki import DevelopmentCa
-from authz_server.errors import AuthzError
 from authz_server.identity.bundle_files import BundleFiles
-from authz_server.identity.certificate import read_leaf
-from authz_server.identity.spiffe_id import TrustDomain
 from authz_server.identity.trust import TrustStore
 
-FACTORY, SUPPLIER = TrustDomain("factory.example"), TrustDomain("supplier.example")
-CA, NEXT = DevelopmentCa(FACTORY.name), DevelopmentCa(FACTORY.name)
-OTHER = DevelopmentCa(SUPPLIER.name)
-ROBOT = "spiffe://supplier.example/ns/parts/sa/robot"
+NEXT = DevelopmentCa(FACTORY.name)
 
 
 def bundle_map(**bundles: Any) -> bytes:
@@ -54,13 +49,7 @@ class Files:
         self.now_s = path.stat().st_mtime
 
     def believes(self, ca: DevelopmentCa, spiffe_id: str = CAMERA) -> bool:
-        try:
-            self.store.current.verify(
-                read_leaf(ca.issue(spiffe_id).certificate_pem), self.now_s
-            )
-        except AuthzError:
-            return False
-        return True
+        return believes(self.store, ca.issue(spiffe_id), self.now_s)
 
 
 @pytest.fixture
