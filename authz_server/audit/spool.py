@@ -24,8 +24,6 @@ HEAD: Final = struct.Struct("=16s40sII")
 The last two are one number, the start in its upper half, on a little-endian machine.
 """
 
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -80,14 +78,18 @@ def _warn(spool: Path, why: str) -> None:
 
 
 def _obstacle(descriptor: int) -> str:
-    """Return why an open file is not to be used as our spool; empty if it is."""
+    """Return why an open file is not to be used as our spool; empty if it is.
+
+    Our group may write it: Kubernetes grants that on volumes (`fsGroup`), to the trail
+    as well.
+    """
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         return "it is no file"
     if (
         status.st_uid != os.geteuid()
         or status.st_nlink != 1
-        or status.st_mode & _OTHERS != 0
+        or status.st_mode & stat.S_IWOTH
     ):
         return "others can write it"
     try:

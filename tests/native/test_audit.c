@@ -431,7 +431,7 @@ check_others(void)
         const char *spool = in_folder(".spooled.spool");
         const int made = open(spool, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
         CHECK(made >= 0 && close(made) == 0);
-        CHECK(kind != MODE || chmod(spool, 0620) == 0);
+        CHECK(kind != MODE || chmod(spool, 0602) == 0);
         CHECK(kind != NAME || link(spool, in_folder("name")) == 0);
         CHECK(kind != OWNER || chown(spool, 65534, 65534) == 0);
         authz_audit_file *file = authz_audit_file_open(in_folder("spooled"), &allocator);

@@ -66,15 +66,16 @@ fill(int descriptor)
     return true;
 }
 
-/* Whether nobody else can write the file, nobody uses it, and it still is the one at the
- * path: what others can truncate must not be mapped. */
+/* Whether the file is of our user alone, nobody uses it, and it still is the one at the
+ * path: what others can truncate must not be mapped. Kubernetes lets a pod's group write
+ * what is on its volumes (fsGroup). */
 static bool
 claim(int descriptor, const char *path)
 {
     struct stat ours, there;
     return fstat(descriptor, &ours) == 0 && S_ISREG(ours.st_mode) &&
            ours.st_uid == geteuid() && ours.st_nlink == 1 &&
-           (ours.st_mode & (S_IRWXG | S_IRWXO)) == 0 &&
+           (ours.st_mode & S_IWOTH) == 0 &&
            flock(descriptor, LOCK_EX | LOCK_NB) == 0 && lstat(path, &there) == 0 &&
            ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
 }

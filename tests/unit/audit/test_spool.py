@@ -87,19 +87,15 @@ def test_of_another_boot_without_anything_pending_nothing_is_kept(audit: Path) -
     assert list(audit.parent.iterdir()) == [audit]
 
 
-def written_by_group(path: Path) -> None:
-    path.chmod(0o620)
-
-
-def read_by_others(path: Path) -> None:
-    path.chmod(0o604)
+def written_by_all(path: Path) -> None:
+    path.chmod(0o602)
 
 
 def linked(path: Path) -> None:
     path.with_name("link").hardlink_to(path)
 
 
-@pytest.mark.parametrize("open_", [written_by_group, read_by_others, linked])
+@pytest.mark.parametrize("open_", [written_by_all, linked])
 def test_a_spool_that_is_not_ours_alone_is_neither_believed_nor_used(
     audit: Path, open_: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,6 +108,12 @@ def test_a_spool_that_is_not_ours_alone_is_neither_believed_nor_used(
     assert audit.read_bytes() == b"one\n"
     assert left.read_bytes() == spool_of(LINES, start=8)
     assert "not in the trail: others can write it" in caplog.text
+
+
+def test_a_volume_whose_files_our_group_may_write_changes_nothing(audit: Path) -> None:
+    leave(audit, spool_of(LINES)).chmod(0o660)
+    FileSink(str(audit)).close()
+    assert audit.read_bytes() == LINES
 
 
 def test_a_spool_of_somebody_else_is_not_believed(
