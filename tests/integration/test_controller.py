@@ -124,6 +124,20 @@ def becomes(api: KubeApi, reason: str, name: str = "Ready") -> bool:
     return eventually(lambda: condition(api, name).get("reason") == reason, WAIT_S)
 
 
+def events(api: KubeApi) -> set[tuple[str, str]]:
+    """Type and reason of what was told about the policies, of nothing else.
+
+    The API server tells of its own business in the same namespace: of a
+    Service's address that it repairs, for instance.
+    """
+    about = "involvedObject.kind=AccessPolicy"
+    said = api.kubectl(
+        "get", "events", "-n", OWN, "--field-selector", about, "-o", "json"
+    )
+    items = json.loads(said.stdout)["items"]
+    return {(item["type"], item["reason"]) for item in items}
+
+
 def names(api: KubeApi, kind: str) -> set[str]:
     said = api.kubectl("get", kind, "-A", "-o", "json")
     return {
@@ -151,9 +165,7 @@ def test_a_policy_becomes_what_emit_writes_for_it(
     for kind, namespace, name in expected:
         place = ("-n", namespace) if namespace else ()
         assert api.kubectl("get", kind, name, *place).returncode == 0, (kind, name)
-    said = api.kubectl("get", "events", "-n", OWN, "-o", "json").stdout
-    [event] = json.loads(said)["items"]
-    assert (event["type"], event["reason"]) == ("Normal", "Applied")
+    assert events(api) == {("Normal", "Applied")}
     status = json.loads(
         api.kubectl("get", "accesspolicy", "plant-7", "-n", OWN, "-o", "json").stdout
     )["status"]
@@ -208,9 +220,7 @@ def test_an_invalid_policy_changes_nothing_and_says_why(
 
     assert "is not a dataset's path" in message
     assert names(api, "networkpolicies") == before
-    said = api.kubectl("get", "events", "-n", OWN, "-o", "json").stdout
-    events = {item["reason"]: item["type"] for item in json.loads(said)["items"]}
-    assert events == {"Applied": "Normal", "Invalid": "Warning"}
+    assert events(api) == {("Normal", "Applied"), ("Warning", "Invalid")}
 
 
 def test_deleting_a_policy_takes_no_fence_down(
