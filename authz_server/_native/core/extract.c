@@ -143,18 +143,24 @@ static bool
 put_text(authz_walk *at, authz_span bytes)
 {
     static const char digits[] = "0123456789abcdef";
-    authz_buffer *out = &at->to->out;
     const uint8_t *from = bytes.data, *end = from + bytes.length;
     while (from < end) {
-        size_t length = authz_utf8_length(from, end);
-        uint8_t escape[4] = {'\\', 'x', (uint8_t)digits[*from >> 4],
-                             (uint8_t)digits[*from & 15]};
-        authz_span piece =
-            length > 0 ? (authz_span){from, length} : (authz_span){escape, 4};
-        if (!authz_buffer_bytes(out, piece)) {
-            return authz_walk_stop(at, AUTHZ_EXTRACT_NO_MEMORY);
+        const uint8_t *begin = from;
+        size_t length = 1;
+        while (from < end && (length = authz_utf8_length(from, end)) > 0) {
+            from += length;
         }
-        from += length > 0 ? length : 1;
+        if (!authz_put(at, (authz_span){begin, (size_t)(from - begin)})) {
+            return false;
+        }
+        if (length == 0) {
+            uint8_t escape[4] = {'\\', 'x', (uint8_t)digits[*from >> 4],
+                                 (uint8_t)digits[*from & 15]};
+            if (!authz_put(at, (authz_span){escape, sizeof escape})) {
+                return false;
+            }
+            from++;
+        }
     }
     return true;
 }

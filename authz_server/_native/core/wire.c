@@ -43,11 +43,8 @@ take(authz_reader *reader, uint64_t length, authz_field *field)
 }
 
 bool
-authz_reader_next(authz_reader *reader, authz_field *field)
+authz_reader_next_of_any(authz_reader *reader, authz_field *field)
 {
-    if (reader->at == reader->end) {
-        return false;
-    }
     uint64_t tag;
     if (!read_varint(reader, &tag)) {
         return false;
