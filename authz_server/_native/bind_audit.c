@@ -57,7 +57,7 @@ audit_write(PyObject *self, PyObject *events)
         return NULL;
     }
     authz_audit_file *file = ((audit_object *)self)->file;
-    const double now_s = authz_system_clock().steady_s;
+    const double now_s = authz_now_steady_s();
     if (authz_audit_file_spool(file, bytes, now_s)) {
         Py_RETURN_NONE;
     }

@@ -139,7 +139,6 @@ listener_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     const authz_allocator allocator = authz_system_allocator();
     authz_listener_source source = {
         .allocator = &allocator,
-        .clock = authz_system_clock,
         .listening = listening,
         .loops = loops,
         .max_connections = max_connections,

@@ -80,7 +80,7 @@ static inline void
 site_hold(site *all, int number)
 {
     authz_standing_set(authz_listener_standing(all->listener), revision_of(number),
-                       authz_system_clock().steady_s + 60);
+                       authz_now_steady_s() + 60);
 }
 
 /* What a worker does with one miss. */
@@ -119,7 +119,7 @@ site_work(site *all, authz_duty duty)
         authz_revision_copy revision;
         const bool stands =
             authz_standing_get(authz_listener_standing(all->listener),
-                               authz_system_clock().steady_s, &revision);
+                               authz_now_steady_s(), &revision);
         site_decide(all, miss, wanted, &extraction,
                     stands ? (authz_span){revision.bytes, revision.length}
                            : (authz_span){NULL, 0});
@@ -212,7 +212,6 @@ site_open(site *all, const char *audit, double patience_s, size_t max_open)
     const int listening = listen_somewhere(all);
     authz_listener_source source = {
         .allocator = &all->allocator,
-        .clock = authz_system_clock,
         .listening = listening,
         .loops = 2,
         .max_connections = 64,

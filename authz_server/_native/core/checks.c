@@ -6,7 +6,7 @@
 /* What is gathered at most before it is written, all in one turn. */
 #define MAX_EVENT_BYTES ((size_t)1 << 24)
 
-#define LEAST_ANSWER_BYTES 2048
+#define LEAST_RECALLED_BYTES 4096
 
 void
 authz_checks_init(authz_checks *checks, const authz_common *common, authz_inbox *inbox,
@@ -20,6 +20,7 @@ authz_checks_init(authz_checks *checks, const authz_common *common, authz_inbox 
     checks->remembered_end = &checks->remembered;
     authz_extraction_init(&checks->extraction, common->allocator,
                           4 * common->max_message_bytes + 65536);
+    authz_buffer_init(&checks->recalled, common->allocator, SIZE_MAX);
     authz_buffer_init(&checks->events, common->allocator, MAX_EVENT_BYTES);
 }
 
@@ -27,6 +28,7 @@ void
 authz_checks_release(authz_checks *checks)
 {
     authz_extraction_release(&checks->extraction);
+    authz_buffer_release(&checks->recalled);
     authz_buffer_release(&checks->events);
 }
 
@@ -39,14 +41,13 @@ give(authz_checks *checks, authz_check *check)
 
 /* ---- from memory ------------------------------------------------------------------ */
 
-/* The cached answer and record, both in `check->answer`. */
+/* The cached answer and record, both in `checks->recalled`. */
 static bool
-recall(authz_checks *checks, authz_check *check, authz_answer *answer)
+recall(authz_checks *checks, const authz_check *check, authz_answer *answer)
 {
     const authz_span revision = {checks->revision.bytes, checks->revision.length};
-    authz_buffer *buffer = &check->answer;
-    buffer->length = 0;
-    if (!authz_buffer_reserve(buffer, LEAST_ANSWER_BYTES)) {
+    authz_buffer *buffer = &checks->recalled;
+    if (!authz_buffer_reserve(buffer, LEAST_RECALLED_BYTES)) {
         return false;
     }
     for (;;) {
@@ -67,9 +68,8 @@ static bool
 note(authz_checks *checks, authz_check *check, const authz_answer *answer)
 {
     check->reason = answer->reason;
-    check->latency_s =
-        checks->common->clock().steady_s - check->arrived.steady_s;
-    const authz_span record = {check->answer.data + answer->response_len,
+    check->latency_s = authz_now_steady_s() - check->arrived.steady_s;
+    const authz_span record = {checks->recalled.data + answer->response_len,
                                answer->record_len};
     const authz_occurrence occurrence = {
         .wall_s = check->arrived.wall_s,
@@ -88,12 +88,14 @@ remember(authz_checks *checks, authz_check *check)
     authz_answer answer;
     if (!authz_standing_get(checks->common->standing, check->arrived.steady_s,
                             &checks->revision) ||
-        !recall(checks, check, &answer) || answer.response_len == 0 ||
-        !note(checks, check, &answer)) {
+        !recall(checks, check, &answer) || answer.response_len == 0) {
+        return false;
+    }
+    const authz_span response = {checks->recalled.data, answer.response_len};
+    if (!authz_buffer_bytes(&check->answer, response) || !note(checks, check, &answer)) {
         check->answer.length = 0;
         return false;
     }
-    check->answer.length = answer.response_len;
     check->next = NULL;
     *checks->remembered_end = check;
     checks->remembered_end = &check->next;
@@ -215,6 +217,7 @@ authz_checks_ask(authz_checks *checks, authz_check *check)
     checks->open++;
     check->miss = NULL;
     check->is_given_up = false;
+    check->answer.length = 0;
     ask(checks, check, true);
 }
 
@@ -247,6 +250,14 @@ authz_checks_decided(authz_checks *checks, authz_miss *miss)
     }
 }
 
+static void
+trim(authz_buffer *buffer)
+{
+    if (buffer->capacity > KEPT_BYTES) {
+        authz_buffer_release(buffer);
+    }
+}
+
 static bool
 record_events(authz_checks *checks, double now_s)
 {
@@ -254,9 +265,7 @@ record_events(authz_checks *checks, double now_s)
     const bool are_on_record =
         authz_audit_file_write(checks->common->audit, events, now_s) == 0;
     checks->events.length = 0;
-    if (checks->events.capacity > KEPT_BYTES) {
-        authz_buffer_release(&checks->events);
-    }
+    trim(&checks->events);
     return are_on_record;
 }
 
@@ -282,4 +291,5 @@ authz_checks_settle(authz_checks *checks, double now_s)
         check = next;
     }
     authz_extraction_trim(&checks->extraction, KEPT_BYTES);
+    trim(&checks->recalled);
 }

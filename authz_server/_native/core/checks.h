@@ -34,7 +34,6 @@ typedef struct authz_check {
 /* What all threads share. It outlives them. */
 typedef struct authz_common {
     const authz_allocator *allocator;
-    authz_clock clock;
     const authz_plan *plan;
     authz_cache *cache;
     authz_audit_file *audit;
@@ -57,6 +56,7 @@ typedef struct authz_checks {
     void *context;
     authz_extraction extraction;
     authz_revision_copy revision;
+    authz_buffer recalled; /* what the cache has of the check at hand: answer and record */
     authz_buffer events;
     authz_date date;
     authz_check *remembered, **remembered_end; /* of this turn */

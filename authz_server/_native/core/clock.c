@@ -11,7 +11,13 @@ seconds_of(clockid_t clock)
 }
 
 authz_instant
-authz_system_clock(void)
+authz_now(void)
 {
     return (authz_instant){seconds_of(CLOCK_REALTIME), seconds_of(CLOCK_MONOTONIC)};
+}
+
+double
+authz_now_steady_s(void)
+{
+    return seconds_of(CLOCK_MONOTONIC);
 }

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "http2_memory.h"
 #include "loop.h"
 
 /* The window of a whole connection, in messages of the greatest length; the bytes of
@@ -15,7 +14,6 @@
 struct authz_protocol {
     nghttp2_session_callbacks *callbacks;
     nghttp2_option *options;
-    nghttp2_mem memory;
 };
 
 /* ---- responses ---------------------------------------------------------------------- */
@@ -109,7 +107,7 @@ static void
 refuse(authz_connection *connection, authz_call *call, authz_refusal refusal)
 {
     call->is_refused = true;
-    call->since_s = connection->loop->now_s;
+    call->since_s = connection->loop->now.steady_s;
     const authz_span text = {(const uint8_t *)refusal.text, strlen(refusal.text)};
     if (!authz_call_complete(call, refusal.grpc_status, text) ||
         submit_refusal(connection, call, refusal.http_status) != 0) {
@@ -130,7 +128,7 @@ authz_connection_answer(authz_connection *connection, authz_call *call)
         return;
     }
     int error = 0;
-    call->since_s = connection->loop->now_s;
+    call->since_s = connection->loop->now.steady_s;
     connection->calm += AUTHZ_CALM_PER_ANSWER;
     if (!call->is_answering && call->is_complete && call->output.length == 0) {
         error = submit_refusal(connection, call, "200");
@@ -181,12 +179,12 @@ begin_call(authz_connection *connection, int32_t stream)
     }
     call->connection = connection;
     call->stream = stream;
-    call->since_s = connection->loop->now_s;
+    call->since_s = connection->loop->now.steady_s;
     call->next = connection->calls;
     if (call->next != NULL) {
         call->next->previous = call;
     }
-    connection->calls = call;
+    connection->calls = connection->heading = call;
     connection->call_count++;
     (void)nghttp2_session_set_stream_user_data(connection->session, stream, call);
 }
@@ -206,8 +204,11 @@ end_call(authz_connection *connection, authz_call *call)
     }
     call->previous = call->next = NULL;
     call->connection = NULL;
+    if (connection->heading == call) {
+        connection->heading = NULL;
+    }
     if (--connection->call_count == 0) {
-        connection->idle_s = loop->now_s;
+        connection->idle_s = loop->now.steady_s;
     }
     (void)nghttp2_session_consume_connection(connection->session, call->held);
     if (call->kind == AUTHZ_CALL_HOST && call->number != 0) {
@@ -235,7 +236,7 @@ end_request(authz_connection *connection, authz_call *call)
     if (refusal.http_status != NULL) {
         refuse(connection, call, refusal);
     } else if (call->kind == AUTHZ_CALL_CHECK) {
-        call->check.arrived = connection->loop->terms->common.clock();
+        call->check.arrived = connection->loop->now;
         call->is_asked = true;
         authz_checks_ask(&connection->loop->checks, &call->check);
     } else if (!authz_happenings_put(&connection->loop->terms->happenings, call->number,
@@ -290,8 +291,10 @@ static int
 on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *context)
 {
     (void)session;
+    authz_connection *connection = context;
+    connection->heading = NULL;
     if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
-        begin_call(context, frame->hd.stream_id);
+        begin_call(connection, frame->hd.stream_id);
     }
     return 0;
 }
@@ -301,11 +304,12 @@ on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *n
           size_t name_length, const uint8_t *value, size_t value_length, uint8_t flags,
           void *context)
 {
+    (void)session;
+    (void)frame;
     (void)flags;
-    authz_connection *connection = context;
-    authz_call *call = call_of(session, frame->hd.stream_id);
-    if (call != NULL && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
-        authz_call_header(call, &connection->loop->terms->paths,
+    const authz_connection *connection = context;
+    if (connection->heading != NULL) {
+        authz_call_header(connection->heading, &connection->loop->terms->paths,
                           (authz_span){name, name_length},
                           (authz_span){value, value_length});
     }
@@ -413,8 +417,6 @@ authz_protocol_new(const authz_allocator *allocator)
     if (protocol == NULL) {
         return NULL;
     }
-    memset(protocol, 0, sizeof *protocol);
-    protocol->memory = authz_http2_memory(allocator);
     nghttp2_session_callbacks *callbacks = NULL;
     nghttp2_option *options = NULL;
     if (nghttp2_session_callbacks_new(&callbacks) != 0 ||
@@ -458,7 +460,7 @@ static int
 begin_session(authz_connection *connection)
 {
     const authz_terms *terms = connection->loop->terms;
-    authz_protocol *protocol = terms->protocol;
+    const authz_protocol *protocol = terms->protocol;
     const size_t message = terms->common.max_message_bytes + sizeof((authz_call *)0)->prefix;
     const uint32_t stream_window = message > 65535 ? (uint32_t)message : 65535;
     int32_t window = LEAST_WINDOW_BYTES;
@@ -473,7 +475,8 @@ begin_session(authz_connection *connection)
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, AUTHZ_MAX_HEADER_BYTES},
     };
     if (nghttp2_session_server_new3(&connection->session, protocol->callbacks, connection,
-                                    protocol->options, &protocol->memory) != 0) {
+                                    protocol->options,
+                                    &connection->loop->http2_memory.functions) != 0) {
         return -1;
     }
     return nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings,
@@ -497,8 +500,8 @@ authz_connection_open(authz_loop *loop, int socket)
     *connection = (authz_connection){.loop = loop,
                                      .socket = socket,
                                      .calm = AUTHZ_CALM_MOST,
-                                     .calm_s = loop->now_s,
-                                     .idle_s = loop->now_s};
+                                     .calm_s = loop->now.steady_s,
+                                     .idle_s = loop->now.steady_s};
     authz_buffer_init(&connection->output, allocator, SIZE_MAX);
     connection->next = loop->connections;
     if (connection->next != NULL) {
@@ -550,7 +553,7 @@ end_connection(authz_connection *connection)
 static void
 calm_down(authz_connection *connection)
 {
-    const double now_s = connection->loop->now_s;
+    const double now_s = connection->loop->now.steady_s;
     connection->calm += (now_s - connection->calm_s) * AUTHZ_CALM_PER_SECOND;
     connection->calm_s = now_s;
     if (connection->calm > AUTHZ_CALM_MOST) {
@@ -570,6 +573,7 @@ authz_connection_read(authz_connection *connection)
         end_connection(connection);
         return;
     }
+    loop->now = authz_now();
     calm_down(connection);
     const ssize_t used =
         nghttp2_session_mem_recv(connection->session, loop->input, (size_t)length);
@@ -610,7 +614,7 @@ set_blocked(authz_connection *connection, bool is_blocked)
 {
     if (connection->is_blocked != is_blocked) {
         connection->is_blocked = is_blocked;
-        connection->blocked_s = connection->loop->now_s;
+        connection->blocked_s = connection->loop->now.steady_s;
         authz_loop_watch(connection->loop, connection, is_blocked);
     }
 }

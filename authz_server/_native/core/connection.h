@@ -35,6 +35,7 @@ typedef struct authz_connection {
     int socket;
     nghttp2_session *session;
     authz_call *calls; /* the newest first */
+    authz_call *heading; /* whose headers are being read; NULL: of none, or trailers */
     size_t call_count;
     authz_buffer output;
     size_t sent;

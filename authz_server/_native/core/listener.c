@@ -74,7 +74,6 @@ authz_listener_new(const authz_listener_source *source)
     listener->allocator = *given;
     listener->terms = (authz_terms){
         .common = {.allocator = &listener->allocator,
-                   .clock = source->clock,
                    .plan = source->plan,
                    .cache = source->cache,
                    .audit = source->audit,

@@ -4,7 +4,7 @@
  *                                      ─► misses ─► workers of the host
  *                                      ─► calls of the host's own: health, streams
  *
- * C11, POSIX threads, epoll and libnghttp2; no Python, no globals, clock and allocator
+ * C11, POSIX threads, epoll and libnghttp2; no Python, no globals, the allocator
  * from outside. Plain HTTP/2: for sockets that only our proxies can reach. */
 
 #ifndef AUTHZ_CORE_LISTENER_H
@@ -17,7 +17,6 @@
 /* What a listener is made of. What is pointed to is copied, or outlives it. */
 typedef struct authz_listener_source {
     const authz_allocator *allocator;
-    authz_clock clock;
     int listening;          /* non-blocking; the listener owns it from the start on */
     uint8_t loops;          /* threads, from 1 to AUTHZ_MAX_LOOPS */
     uint32_t max_connections;

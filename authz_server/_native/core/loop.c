@@ -163,7 +163,7 @@ make_room(authz_loop *loop)
             idlest = at;
         }
     }
-    if (idlest == NULL || loop->now_s - idlest->idle_s < IDLE_S) {
+    if (idlest == NULL || loop->now.steady_s - idlest->idle_s < IDLE_S) {
         return false;
     }
     idlest->is_going = true; /* it is told its last call at once */
@@ -261,7 +261,7 @@ static void
 look(authz_loop *loop)
 {
     for (authz_connection *at = loop->connections; at != NULL; at = at->next) {
-        authz_connection_look(at, loop->now_s, loop->terms->patience_s);
+        authz_connection_look(at, loop->now.steady_s, loop->terms->patience_s);
     }
     if (loop->is_deaf && !loop->is_draining) {
         (void)listen_to(loop, true);
@@ -289,7 +289,7 @@ static int
 wait_ms(const authz_loop *loop, double pause_s)
 {
     const double due_s = authz_audit_file_due_s(loop->terms->common.audit);
-    const double left_s = due_s - loop->now_s;
+    const double left_s = due_s - loop->now.steady_s;
     if (due_s == 0 || left_s > pause_s) {
         return (int)(pause_s * 1000);
     }
@@ -302,8 +302,8 @@ flush(const authz_loop *loop)
 {
     authz_audit_file *audit = loop->terms->common.audit;
     const double due_s = authz_audit_file_due_s(audit);
-    if (due_s != 0 && due_s <= loop->now_s) {
-        (void)authz_audit_file_flush(audit, loop->now_s);
+    if (due_s != 0 && due_s <= loop->now.steady_s) {
+        (void)authz_audit_file_flush(audit, loop->now.steady_s);
     }
 }
 
@@ -316,16 +316,16 @@ authz_loop_run(authz_loop *loop)
     while (!atomic_load(&loop->terms->is_stopping)) {
         const double pause_s = loop->is_draining ? DRAIN_LOOK_S : LOOK_S;
         const int count = epoll_wait(loop->poll, events, EVENTS, wait_ms(loop, pause_s));
-        loop->now_s = loop->terms->common.clock().steady_s;
+        loop->now = authz_now();
         for (int i = 0; i < count; i++) {
             handle(loop, &events[i]);
         }
-        authz_checks_settle(&loop->checks, loop->now_s);
+        authz_checks_settle(&loop->checks, loop->now.steady_s);
         flush(loop);
         const bool is_to_drain =
             atomic_load(&loop->terms->is_draining) && !loop->is_draining;
-        if (is_to_drain || loop->now_s - looked_s >= pause_s) {
-            looked_s = loop->now_s;
+        if (is_to_drain || loop->now.steady_s - looked_s >= pause_s) {
+            looked_s = loop->now.steady_s;
             look(loop);
             if (is_to_drain || loop->is_draining) {
                 drain(loop);
@@ -350,7 +350,8 @@ authz_loop_new(authz_terms *terms, uint8_t index)
     memset(loop, 0, sizeof *loop);
     loop->terms = terms;
     authz_calls_init(&loop->calls, allocator, terms->common.max_message_bytes, index);
-    loop->now_s = terms->common.clock().steady_s;
+    authz_http2_memory_init(&loop->http2_memory, allocator);
+    loop->now = authz_now();
     loop->poll = epoll_create1(EPOLL_CLOEXEC);
     if (loop->poll < 0 || !authz_inbox_open(&loop->inbox)) {
         if (loop->poll >= 0) {
@@ -379,13 +380,14 @@ authz_loop_free(authz_loop *loop)
     /* Words that came too late. Nobody waits for what is given back now either; what was
      * remembered or decided is on record, what still waited for the same is not. */
     read_letters(loop);
-    authz_checks_settle(&loop->checks, loop->now_s);
+    authz_checks_settle(&loop->checks, loop->now.steady_s);
     while (loop->checks.open > 0) {
         read_letters(loop);
-        authz_checks_settle(&loop->checks, loop->now_s);
+        authz_checks_settle(&loop->checks, loop->now.steady_s);
     }
     authz_checks_release(&loop->checks);
     authz_calls_release(&loop->calls);
+    authz_http2_memory_release(&loop->http2_memory);
     authz_inbox_close(&loop->inbox);
     close(loop->poll);
     allocator->release(allocator->context, loop);

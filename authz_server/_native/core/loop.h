@@ -11,6 +11,7 @@
 
 #include "calls.h"
 #include "connection.h"
+#include "http2_memory.h"
 
 #define AUTHZ_INPUT_BYTES 65536
 
@@ -59,7 +60,8 @@ typedef struct authz_loop {
     uint32_t connection_count;
     authz_connection *stirred;
     authz_calls calls;
-    double now_s; /* steady, of this turn */
+    authz_http2_memory http2_memory;
+    authz_instant now; /* when the turn began, or what is handled was read */
     bool is_draining;
     bool is_deaf; /* new connections wait, until the next look at least */
     atomic_size_t open; /* connections, as others see it */
