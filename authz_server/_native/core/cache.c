@@ -35,11 +35,12 @@
 #include "cache_order.h"
 #include "cache_revisions.h"
 #include "cache_table.h"
+#include "keyed_hash.h"
 
 struct authz_cache {
     /* Never change after authz_cache_create. */
     authz_allocator allocator;
-    authz_siphash_key key;
+    authz_hash_key key;
     size_t max_entries, max_bytes;
 
     pthread_mutex_t lock; /* guards all that follows */
@@ -99,8 +100,8 @@ authz_cache_create(size_t max_entries, size_t max_bytes,
     }
     memset(cache, 0, sizeof *cache);
     cache->allocator = *allocator;
-    cache->key = authz_siphash_key_of(seed);
-    cache->revisions.key = cache->key;
+    cache->key = authz_hash_key_of(seed);
+    cache->revisions.key = cache->key.siphash;
     cache->max_entries = max_entries;
     cache->max_bytes = max_bytes;
     const size_t by_bytes = max_bytes / AUTHZ_ENTRY_OVERHEAD;
@@ -195,7 +196,7 @@ authz_cache_status
 authz_cache_get(authz_cache *cache, authz_span key, authz_span revision, authz_instant now,
              unsigned char *buffer, size_t capacity, authz_answer *answer)
 {
-    const uint64_t hash = authz_siphash_1_3(cache->key, key.data, key.length);
+    const uint64_t hash = authz_keyed_hash(&cache->key, key.data, key.length);
     authz_cache_table_prefetch(&cache->table, hash);
     pthread_mutex_lock(&cache->lock);
     const authz_cache_status status =
@@ -272,7 +273,7 @@ authz_cache_status
 authz_cache_put(authz_cache *cache, authz_span key, authz_span revision,
              const authz_decision *decision)
 {
-    const uint64_t hash = authz_siphash_1_3(cache->key, key.data, key.length);
+    const uint64_t hash = authz_keyed_hash(&cache->key, key.data, key.length);
     const bool has_room =
         cache->max_entries > 0 && key.length <= UINT32_MAX &&
         decision->response.length <= AUTHZ_CACHE_MAX_VALUE_BYTES &&
@@ -304,7 +305,7 @@ authz_cache_clear(authz_cache *cache)
     pthread_mutex_lock(&cache->lock);
     authz_entry *entries = cache->order.newest;
     authz_revisions revisions = cache->revisions;
-    cache->revisions = (authz_revisions){.key = cache->key};
+    cache->revisions = (authz_revisions){.key = cache->key.siphash};
     cache->order = (authz_order){0};
     void *memory = authz_cache_table_empty(&cache->table);
     cache->stats.entries = cache->stats.bytes = 0;
@@ -470,7 +471,7 @@ check_entries(authz_cache *cache)
             return "the order of entries is not one chain";
         }
         const authz_span key = {at->bytes, at->key_len};
-        const uint64_t hash = authz_siphash_1_3(cache->key, key.data, key.length);
+        const uint64_t hash = authz_keyed_hash(&cache->key, key.data, key.length);
         if (at->hash != (uint32_t)hash || authz_cache_table_find(&cache->table, hash, key) != at) {
             return "an entry is not found by its key";
         }

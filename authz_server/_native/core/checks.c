@@ -198,7 +198,7 @@ ask(authz_checks *checks, authz_check *check, bool may_wait)
     }
     uint64_t hash = 0;
     if (key.length > 0 && may_wait) {
-        hash = authz_siphash_1_3(checks->common->seed, key.data, key.length);
+        hash = authz_keyed_hash(&checks->common->hash_key, key.data, key.length);
         authz_miss *same = find_same(checks, key, hash);
         if (same != NULL) {
             check->next = same->waiting;

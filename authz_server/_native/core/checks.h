@@ -15,6 +15,7 @@
 #include "audit_file.h"
 #include "cache.h"
 #include "extract.h"
+#include "keyed_hash.h"
 #include "misses.h"
 #include "standing.h"
 #include "tally.h"
@@ -40,7 +41,7 @@ typedef struct authz_common {
     authz_standing *standing;
     authz_tally *tally;
     authz_misses *misses;
-    authz_siphash_key seed;
+    authz_hash_key hash_key;
     size_t max_message_bytes;
 } authz_common;
 

@@ -80,7 +80,7 @@ authz_listener_new(const authz_listener_source *source)
                    .standing = &listener->standing,
                    .tally = &listener->tally,
                    .misses = &listener->misses,
-                   .seed = authz_siphash_key_of(source->seed),
+                   .hash_key = authz_hash_key_of(source->seed),
                    .max_message_bytes = source->max_message_bytes},
         .paths = source->paths,
         .peers = source->peers,
