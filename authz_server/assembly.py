@@ -247,11 +247,15 @@ def show(shadow: Shadow) -> Onlooker:
 
 
 def open_identities(
-    config: Config, *, wants_svid: bool | None = None
+    config: Config,
+    on_change: Callable[[], None] = lambda: None,
+    *,
+    wants_svid: bool | None = None,
 ) -> IdentitySources:
     """Return the configured bundles, keys and revocation list, not read yet.
 
     Args:
+        on_change: called whenever anything else of these is in force, from any thread.
         wants_svid: whether the Workload API is asked for an SVID of our own; None asks
             if the listener needs one.
 
@@ -266,6 +270,7 @@ def open_identities(
         ],
         max_age_s=identity.max_bundle_age_s or math.inf,
         clock=system_clock,
+        on_change=on_change,
     )
     bundles: list[Source] = [
         BundleFiles(
@@ -291,8 +296,8 @@ def open_identities(
     return IdentitySources(
         store,
         bundles,
-        RevocationFile(Path(list_file)) if list_file else None,
-        _open_issuers(identity),
+        RevocationFile(Path(list_file), on_change) if list_file else None,
+        _open_issuers(identity, on_change),
         workload_api,
     )
 
@@ -314,7 +319,7 @@ def _open_endpoints(store: TrustStore, identity: Identity) -> FederatedBundles:
     )
 
 
-def _open_issuers(identity: Identity) -> Issuers | None:
+def _open_issuers(identity: Identity, on_change: Callable[[], None]) -> Issuers | None:
     users = identity.users
     locations = {name: where for name, where in users.issuers.items() if where != ENVOY}
     if not locations:
@@ -324,6 +329,7 @@ def _open_issuers(identity: Identity) -> Issuers | None:
         web_tls=web_context(Path(users.web_ca) if users.web_ca else None),
         clock=system_clock,
         max_age_s=users.max_key_age_s or math.inf,
+        on_change=on_change,
     )
 
 
@@ -399,13 +405,20 @@ def _user_gaps(group: Group, config: Config) -> Iterator[str]:
         )
 
 
-def open_second_lock(config: Config) -> SecondLock:
-    """Return what allowed calls to Triton are sent along with, not read yet."""
+def open_second_lock(
+    config: Config, on_change: Callable[[], None] = lambda: None
+) -> SecondLock:
+    """Return what allowed calls to Triton are sent along with, not read yet.
+
+    Args:
+        on_change: called whenever another secret is in force, from any thread.
+    """
     triton = config.triton
     return SecondLock(
         Path(triton.access_secret) if triton.access_secret else None,
         access_header=triton.access_header,
         principal_header=triton.principal_header,
+        on_change=on_change,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,7 @@ class SecondLock:
         access_header: name of the header of Triton's HTTP flag, lower case.
         principal_header: name of the header for the caller's SPIFFE ID, lower case;
             empty for none.
+        on_change: called whenever another secret is in force, from any thread.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class SecondLock:
         *,
         access_header: str = ACCESS_HEADER,
         principal_header: str = "",
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_change = on_change
         self._access_header = access_header
         self._principal_header = principal_header
         self._lock = threading.Lock()
@@ -150,6 +154,7 @@ class SecondLock:
             # A number, since a digest would let a short secret be guessed.
             self._changes += 1
             self._current = LockState(secret, str(self._changes))
+            self._on_change()
 
 
 def read_secret(path: Path) -> str:

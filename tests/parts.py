@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -205,9 +205,11 @@ def resident_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def serve_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def serve_process(
+    folder: Path, program: Sequence[str] = ("-m", "authz_server")
+) -> Iterator[subprocess.Popen[bytes]]:
     """Yield ``authz-server serve`` on the ``config.yaml`` of `folder`."""
-    command = [sys.executable, "-m", "authz_server", "serve", "--config"]
+    command = [sys.executable, *program, "serve", "--config"]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([*command, str(folder / "config.yaml")], stderr=log)
     try:

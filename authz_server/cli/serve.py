@@ -83,6 +83,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Changes:
+    """Tells whoever is to be told that something else is in force."""
+
+    def __init__(self) -> None:
+        self.told: list[Callable[[], None]] = []
+
+    def __call__(self) -> None:
+        for tell in self.told:
+            tell()
+
+
 async def _serve(config: Config) -> None:
     from authz_server.address import Address
     from authz_server.assembly import (
@@ -101,11 +112,10 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    told: list[Callable[[], None]] = []
+    on_change = _Changes()
 
-    def on_change(loaded: AnyPolicy) -> None:
-        for tell_of_change in told:
-            tell_of_change()
+    def on_policy(loaded: AnyPolicy) -> None:
+        on_change()
         _warn_of_gaps(loaded, config)
 
     reporter = open_reporter(config)
@@ -116,9 +126,9 @@ async def _serve(config: Config) -> None:
         if reporter is not None:
             reporter.offer(status.report(labels))
 
-    policies = open_policies(config, on_change, tell)
-    identities = open_identities(config)
-    second_lock = open_second_lock(config)
+    policies = open_policies(config, on_policy, tell)
+    identities = open_identities(config, on_change)
+    second_lock = open_second_lock(config, on_change)
     tls = _open_tls(config, identities)
     audit = FileSink(config.audit.file)
     with contextlib.ExitStack() as running:
@@ -142,7 +152,7 @@ async def _serve(config: Config) -> None:
 
         health_of = functools.partial(_health, policies, second_lock, identities, tls)
         server = _open_server(config, pipeline, audit, health_of, identities, tls)
-        told.append(server.publish)
+        on_change.told.append(server.publish)
         if metrics is not None:
             metrics.add(server.counts)
         # What cannot be loaded is in log and health, and every answer is a denial; the

@@ -109,6 +109,7 @@ class Issuers:
         max_age_s: how old keys may get, counted from when they were last asked for with
             success; `math.inf` for no limit.
         refresh_s: how often they are asked for. A file is also read when it changes.
+        on_change: called whenever other keys are in force, from any thread.
     """
 
     def __init__(
@@ -119,8 +120,10 @@ class Issuers:
         clock: Clock,
         max_age_s: float,
         refresh_s: float = 300.0,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._sources = {
             issuer: _Source(
@@ -191,6 +194,7 @@ class Issuers:
     def _publish(self) -> None:
         with self._lock:
             self._current = self._state()
+        self._on_change()
 
     def _state(self) -> IssuerKeys:
         held = {issuer: source.held for issuer, source in self._sources.items()}

@@ -19,6 +19,7 @@ import re
 import string
 import threading
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -214,10 +215,16 @@ class RevocationFile:
     """The revocation list in a file.
 
     Until the file could be read once there is no list, and nobody is believed.
+
+    Args:
+        on_change: called whenever another list is in force, from any thread.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._seen: Fingerprint | None = None
         self._current: Revocations | None = None
@@ -267,6 +274,7 @@ class RevocationFile:
                 self._current, problems = parse_revocations(
                     data.decode("utf-8", "replace"), self._current
                 )
+                self._on_change()
         except OSError as error:
             problems = [f"cannot be read: {error.strerror}"]
         self._error = f"{self._path}: {'; '.join(problems)}" if problems else None

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,13 +128,20 @@ class TrustStore:
     Args:
         expected: trust domains that must have a bundle.
         max_age_s: how old a bundle may get; `math.inf` for no limit.
+        on_change: called whenever other bundles are in force, from any thread.
     """
 
     def __init__(
-        self, expected: Collection[TrustDomain] = (), *, max_age_s: float, clock: Clock
+        self,
+        expected: Collection[TrustDomain] = (),
+        *,
+        max_age_s: float,
+        clock: Clock,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._max_age_s = max_age_s
         self._clock = clock
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._held: dict[TrustDomain, _Held] = {}
         self._problems: dict[tuple[TrustDomain, str], str] = {}
@@ -244,6 +251,7 @@ class TrustStore:
                     held.fresh_s + self._max_age_s,
                 )
         self._current = Trust(anchors, digest.hexdigest()[:16])
+        self._on_change()
 
     def _verifier(self, bundle: TrustBundle) -> ChainVerifier | None:
         """Return the verifier in force if its authorities stay: it remembers chains."""

@@ -56,13 +56,12 @@ _MAX_CONNECTIONS: Final = 256
 _PATIENCE_S: Final = 5.0
 """For a request to come whole, and for an answer to be taken."""
 
-_PUBLISH_S: Final = 0.2
-"""A change of identities or of the second lock ends what is remembered within that; one
-of the policy does so at once. Revocations are looked for as often: a shorter time would
-be spent by idle servers for nothing."""
-
 _LEASE_S: Final = 1.0
 """If nothing was published for so long, nothing is answered from memory."""
+
+_PUBLISH_S: Final = 0.4
+"""A change is published at once. What is in force is said again so that the lease does
+not end: the oftener, the more an idle server does for nothing."""
 
 _HEALTH_S: Final = 0.1
 _DRAIN_S: Final = 0.05

@@ -5,7 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from parts import (
     write_edge_files,
 )
 
+from authz_server._native.choice import is_pure
 from authz_server.cli import main
 from authz_server.demo.pki import DevelopmentCa, write_svid
 from authz_server.demo.process import free_ports
@@ -68,16 +69,23 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, policy: str, more: str = "") -> Iterator[Running]:
+def serving(
+    folder: Path,
+    policy: str,
+    more: str = "",
+    *,
+    identity: str = "",
+    program: Sequence[str] = ("-m", "authz_server"),
+) -> Iterator[Running]:
     (folder / "access.yaml").write_text(policy)
     (folder / "config.yaml").write_text(
         f"listen: {{address: 'unix://{folder}/s'}}\n"
         f"policy: {{file: '{folder}/access.yaml', reload_interval_s: 0.05{more}}}\n"
-        "identity: {chain: proxy, require_certificate: false}\n"
+        f"identity: {{chain: proxy, require_certificate: false{identity}}}\n"
         "limits: {deadline_s: 5}\n"
         f"audit: {{file: '{folder}/audit.jsonl'}}\n"
     )
-    with serve_process(folder) as process:
+    with serve_process(folder, program) as process:
         running = Running(folder, process)
         assert eventually(
             lambda: "listening on" in running.log or process.poll() is not None
@@ -127,6 +135,41 @@ def test_a_server_without_a_policy_starts_denies_and_recovers(tmp_path: Path) ->
         server.policy.write_text(EXAMPLE.read_text())
         assert eventually(lambda: server.health() == 0)
         assert eventually(lambda: is_allowed(server.ask()))
+
+
+NEVER_SAID_AGAIN = """
+import sys
+from authz_server.cli import main
+from authz_server.transport import native_server
+native_server._PUBLISH_S = native_server._LEASE_S = 3600.0
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(is_pure(), reason="the twins have no listener in C")
+def test_a_revocation_and_a_policy_end_what_is_remembered_at_once(
+    tmp_path: Path,
+) -> None:
+    revoked = tmp_path / "revoked"
+    revoked.write_text("")
+    policy = EXAMPLE.read_text()
+    with serving(
+        tmp_path,
+        policy,
+        identity=f", revocations: {revoked}",
+        program=("-c", NEVER_SAID_AGAIN),
+    ) as server:
+        assert eventually(lambda: is_allowed(server.ask()))
+        assert is_allowed(server.ask())
+        assert server.events[-1]["cache_hit"]
+        revoked.write_text("trust-domain factory.example\n")
+        assert eventually(lambda: not is_allowed(server.ask()))
+        revoked.write_text("")
+        assert eventually(lambda: is_allowed(server.ask()))
+        server.policy.write_text(
+            policy.replace("to: [factory-floor]", "to: [planning]")
+        )
+        assert eventually(lambda: not is_allowed(server.ask()))
 
 
 def test_a_candidate_is_asked_beside_and_changes_no_answer(

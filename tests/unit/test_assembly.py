@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from parts import EXAMPLE, FACTORY_CA, SUPPLIER_CA, example_config
 
-from authz_server.assembly import find_gaps, open_identities, proxy_verifier
+from authz_server.assembly import (
+    find_gaps,
+    open_identities,
+    open_second_lock,
+    proxy_verifier,
+)
 from authz_server.clock import system_clock
 from authz_server.config import (
     Config,
@@ -15,6 +20,7 @@ from authz_server.config import (
     Identity,
     Listen,
     Tls,
+    Triton,
     Users,
 )
 from authz_server.demo.pki import DevelopmentCa, write_bundle
@@ -177,3 +183,41 @@ def test_a_source_of_any_trust_domain_leaves_nothing_to_the_handshake(
     verify = proxy_verifier(config, open_identities(config))
     with pytest.raises(BundleError):
         verify(leaf_of(FACTORY_CA), dt.datetime.now(dt.UTC).timestamp(), ())
+
+
+def test_who_is_to_be_told_of_a_change_sees_it_already(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path, SUPPLIER_CA)
+    keys, revoked = tmp_path / "keys", tmp_path / "revoked"
+    secret = tmp_path / "secret"
+    config = Config(
+        identity=Identity(
+            bundles={"supplier.example": str(bundle)},
+            revocations=str(revoked),
+            users=Users(issuers={ISSUER: str(keys)}, audience=("models",)),
+        ),
+        triton=Triton(access_secret=str(secret)),
+    )
+
+    def in_force() -> tuple[str, str]:
+        return identities.current.revision, lock.current.revision
+
+    seen: list[tuple[str, str]] = []
+    identities = open_identities(config, lambda: seen.append(in_force()))
+    lock = open_second_lock(config, lambda: seen.append(in_force()))
+    bundle_of_another = DevelopmentCa("supplier.example").bundle_pem
+    for file, content in (
+        (bundle, bundle.read_bytes()),
+        (bundle, bundle_of_another),
+        (keys, b'{"keys": []}'),
+        (revoked, b""),
+        (revoked, b"trust-domain other.example"),
+        (secret, b"a"),
+        (secret, b"b"),
+        (secret, b""),
+    ):
+        before = in_force()
+        file.write_bytes(content)
+        identities.reload()
+        lock.reload()
+        assert in_force() != before, file
+        assert seen[-1] == in_force(), file
