@@ -266,7 +266,7 @@ use_up(authz_audit_file *file, const char *path, double now_s)
 {
     while (!record(file, "0\n", now_s)) {
     }
-    CHECK(authz_audit_file_flush(file, 1.002) == 0);
+    CHECK(authz_audit_file_flush(file, now_s) == 0);
     CHECK(truncate(path, 0) == 0);
 }
 
@@ -286,34 +286,41 @@ check_groups(void)
     const char *path = in_folder("spooled");
     authz_audit_file *file = open_spooled(path);
 
-    /* At low rates everything is in the file at once. */
-    for (int i = 0; i < 100; i++) {
-        CHECK(!record(file, "1\n", 0.005 * i));
+    /* What comes alone is in the file at once. */
+    for (int i = 1; i < 100; i++) {
+        CHECK(!record(file, "1\n", 0.017 * i));
     }
     CHECK(truncate(path, 0) == 0);
 
-    use_up(file, path, 1.0);
-    CHECK(record(file, "1\n", 1.001) && record(file, "2\n2\n", 1.002));
+    CHECK(!record(file, "1\n", 3.0) && record(file, "2\n", 3.0));
+    check_holds(path, "1\n");
+    CHECK(authz_audit_file_flush(file, 3.016) == 0);
+    CHECK(record(file, "3\n", 3.031) && !record(file, "4\n", 3.033));
+    check_holds(path, "1\n2\n3\n4\n");
+    CHECK(truncate(path, 0) == 0);
+
+    use_up(file, path, 4.0);
+    CHECK(record(file, "1\n", 4.001) && record(file, "2\n2\n", 4.002));
     check_holds(path, "");
-    CHECK(fabs(authz_audit_file_due_s(file) - 1.0 - AUTHZ_AUDIT_SPOOL_S) < 1e-9);
+    CHECK(fabs(authz_audit_file_due_s(file) - 4.0 - AUTHZ_AUDIT_SPOOL_S) < 1e-9);
     /* Whoever writes next takes it along, in order. */
-    CHECK(!record(file, "3\n", 1.020));
+    CHECK(!record(file, "3\n", 4.020));
     check_holds(path, "1\n2\n2\n3\n");
 
     /* A renamed file, the flush, and the end. */
-    use_up(file, path, 2.0);
-    CHECK(record(file, "1\n", 2.001));
+    use_up(file, path, 5.0);
+    CHECK(record(file, "1\n", 5.001));
     CHECK(rename(path, in_folder("before")) == 0);
-    CHECK(authz_audit_file_flush(file, 2.016) == 0);
-    CHECK(authz_audit_file_flush(file, 2.032) == 0);
+    CHECK(authz_audit_file_flush(file, 5.016) == 0);
+    CHECK(authz_audit_file_flush(file, 5.032) == 0);
     check_holds(path, "1\n");
-    CHECK(record(file, "2\n", 2.002));
+    CHECK(record(file, "2\n", 5.002));
     /* Nobody flushes any more: nothing is spooled. */
     authz_audit_file_attend_no_more(file);
     check_holds(path, "1\n2\n");
-    CHECK(!record(file, "3\n", 2.003));
+    CHECK(!record(file, "3\n", 5.003));
     authz_audit_file_attend(file);
-    CHECK(record(file, "4\n", 2.004));
+    CHECK(record(file, "4\n", 5.004));
     authz_audit_file_free(file);
     check_holds(path, "1\n2\n3\n4\n");
     CHECK(access(in_folder(".spooled.spool"), F_OK) != 0);

@@ -11,10 +11,6 @@
 
 #include "audit_spool.h"
 
-/* In every AUTHZ_AUDIT_SPOOL_S the file is written to so often before the spool is used:
- * at low rates all is in the file at once, at high ones few writes are left. */
-#define WRITES 4
-
 struct authz_audit_file {
     authz_allocator allocator;
     pthread_mutex_t lock; /* guards all that follows but the path */
@@ -22,8 +18,7 @@ struct authz_audit_file {
     bool is_torn;         /* a failed write left part of a line */
     bool is_failing;      /* the last write failed: no answer relies on the spool then */
     unsigned attendants;
-    double window_s; /* since when writes are counted */
-    unsigned writes;
+    double written_s; /* when it was last written to */
     _Atomic double due_s; /* written under the lock */
     authz_audit_spool spool;
     dev_t device;
@@ -168,25 +163,24 @@ append(authz_audit_file *file, authz_span events, double now_s)
         error = write_pending(file, events);
     }
     file->is_failing = error != 0;
+    file->written_s = now_s;
     const bool is_pending = authz_audit_spool_pending(&file->spool).length > 0;
     file->due_s = is_pending ? now_s + AUTHZ_AUDIT_SPOOL_S : 0;
     return error;
 }
 
-/* False: it has to be written. */
+/* False: it has to be written. What comes alone is; what follows within
+ * AUTHZ_AUDIT_SPOOL_S is spooled, and written once that is over. */
 static bool
 spool(authz_audit_file *file, authz_span events, double now_s)
 {
-    if (now_s - file->window_s >= AUTHZ_AUDIT_SPOOL_S) {
-        file->window_s = now_s;
-        file->writes = 0;
-    }
-    if (file->attendants == 0 || file->writes < WRITES || file->is_failing ||
+    const bool is_alone = now_s - file->written_s >= AUTHZ_AUDIT_SPOOL_S;
+    if (file->attendants == 0 || is_alone || file->is_failing ||
         !authz_audit_spool_put(&file->spool, events)) {
         return false;
     }
     if (file->due_s == 0) {
-        file->due_s = file->window_s + AUTHZ_AUDIT_SPOOL_S;
+        file->due_s = file->written_s + AUTHZ_AUDIT_SPOOL_S;
     }
     return true;
 }
@@ -197,7 +191,6 @@ authz_audit_file_write(authz_audit_file *file, authz_span events, double now_s)
     int error = 0;
     pthread_mutex_lock(&file->lock);
     if (!spool(file, events, now_s)) {
-        file->writes++;
         error = append(file, events, now_s);
     }
     pthread_mutex_unlock(&file->lock);
