@@ -495,7 +495,8 @@ def test_who_says_too_little_makes_room_for_others(
 ) -> None:
     """Slowloris by number of connections: idle ones are closed, the oldest first."""
     monkeypatch.setattr(native_server, "_MAX_CONNECTIONS", 8)
-    monkeypatch.setattr(native_server, "_PATIENCE_S", 1.0)
+    # A connection with a call is looked at once a second.
+    monkeypatch.setattr(native_server, "_PATIENCE_S", 0.1)
     with (
         contextlib.closing(RecordSink(tmp_path)) as sink,
         contextlib.ExitStack() as all_,

@@ -225,6 +225,10 @@ handle(authz_loop *loop, const struct epoll_event *event)
         read_letters(loop);
         return;
     }
+    if (event->data.ptr == &loop->alarm) {
+        authz_alarm_hear(&loop->alarm);
+        return;
+    }
     if (event->data.ptr == loop->terms) {
         accept_all(loop);
         return;
@@ -284,16 +288,13 @@ drain(authz_loop *loop)
     }
 }
 
-/* How long to wait for the next turn. */
+/* Waits for what comes, but not beyond `look_s`, nor when events are to be written. */
 static int
-wait_ms(const authz_loop *loop, double pause_s)
+wait_for(authz_loop *loop, struct epoll_event events[EVENTS], double look_s)
 {
     const double due_s = authz_audit_file_due_s(loop->terms->common.audit);
-    const double left_s = due_s - loop->now.steady_s;
-    if (due_s == 0 || left_s > pause_s) {
-        return (int)(pause_s * 1000);
-    }
-    return left_s > 0 ? (int)(left_s * 1000) + 1 : 0;
+    authz_alarm_set(&loop->alarm, due_s != 0 && due_s < look_s ? due_s : look_s);
+    return epoll_wait(loop->poll, events, EVENTS, -1);
 }
 
 /* Who sees first that events are due to be written does it, whoever they are of. */
@@ -315,7 +316,7 @@ authz_loop_run(authz_loop *loop)
     authz_audit_file_attend(loop->terms->common.audit);
     while (!atomic_load(&loop->terms->is_stopping)) {
         const double pause_s = loop->is_draining ? DRAIN_LOOK_S : LOOK_S;
-        const int count = epoll_wait(loop->poll, events, EVENTS, wait_ms(loop, pause_s));
+        const int count = wait_for(loop, events, looked_s + pause_s);
         loop->now = authz_now();
         for (int i = 0; i < count; i++) {
             handle(loop, &events[i]);
@@ -339,6 +340,31 @@ authz_loop_run(authz_loop *loop)
 
 /* ---- a loop's life ------------------------------------------------------------------ */
 
+static bool
+open_descriptors(authz_loop *loop)
+{
+    loop->poll = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->poll < 0) {
+        return false;
+    }
+    if (authz_inbox_open(&loop->inbox)) {
+        if (authz_alarm_open(&loop->alarm)) {
+            return true;
+        }
+        authz_inbox_close(&loop->inbox);
+    }
+    close(loop->poll);
+    return false;
+}
+
+/* Has the loop woken by a descriptor, which is `what` to it; false: that cannot be. */
+static bool
+wakes(const authz_loop *loop, int descriptor, void *what)
+{
+    struct epoll_event event = {EPOLLIN, {.ptr = what}};
+    return epoll_ctl(loop->poll, EPOLL_CTL_ADD, descriptor, &event) == 0;
+}
+
 authz_loop *
 authz_loop_new(authz_terms *terms, uint8_t index)
 {
@@ -352,18 +378,13 @@ authz_loop_new(authz_terms *terms, uint8_t index)
     authz_calls_init(&loop->calls, allocator, terms->common.max_message_bytes, index);
     authz_http2_memory_init(&loop->http2_memory, allocator);
     loop->now = authz_now();
-    loop->poll = epoll_create1(EPOLL_CLOEXEC);
-    if (loop->poll < 0 || !authz_inbox_open(&loop->inbox)) {
-        if (loop->poll >= 0) {
-            close(loop->poll);
-        }
+    if (!open_descriptors(loop)) {
         allocator->release(allocator->context, loop);
         return NULL;
     }
     authz_checks_init(&loop->checks, &terms->common, &loop->inbox, give, loop);
-    struct epoll_event letters = {EPOLLIN, {.ptr = &loop->inbox}};
-    if (epoll_ctl(loop->poll, EPOLL_CTL_ADD, loop->inbox.wake, &letters) != 0 ||
-        !listen_to(loop, true)) {
+    if (!wakes(loop, loop->inbox.wake, &loop->inbox) ||
+        !wakes(loop, loop->alarm.descriptor, &loop->alarm) || !listen_to(loop, true)) {
         authz_loop_free(loop);
         return NULL;
     }
@@ -389,6 +410,7 @@ authz_loop_free(authz_loop *loop)
     authz_calls_release(&loop->calls);
     authz_http2_memory_release(&loop->http2_memory);
     authz_inbox_close(&loop->inbox);
+    authz_alarm_close(&loop->alarm);
     close(loop->poll);
     allocator->release(allocator->context, loop);
 }

@@ -1,4 +1,4 @@
-/* One thread: it waits for sockets and for letters, and takes turns.
+/* One thread: it waits for sockets, letters and the time, and takes turns.
  *
  *     letters ─► calls ─┐
  *     sockets ─► calls ─┴► checks ─► settle: events on record ─► answers ─► sockets */
@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "alarm.h"
 #include "calls.h"
 #include "connection.h"
 #include "http2_memory.h"
@@ -55,6 +56,7 @@ typedef struct authz_loop {
     authz_terms *terms;
     int poll;
     authz_inbox inbox;
+    authz_alarm alarm;
     authz_checks checks;
     authz_connection *connections;
     uint32_t connection_count;
