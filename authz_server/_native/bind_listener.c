@@ -300,16 +300,21 @@ work(PyObject *self, PyObject *decide, authz_duty duty)
 {
     authz_misses *misses = authz_listener_misses(core_of(self));
     for (;;) {
+        /* Without letting go of the interpreter, for which the other workers wait. */
         authz_wanted wanted;
-        authz_miss *miss;
+        authz_miss *miss = authz_misses_take(misses, duty, &wanted);
+        if (miss != NULL) {
+            ask(decide, miss, wanted);
+            authz_misses_answer(misses, miss, wanted);
+            continue;
+        }
+        bool is_there_one;
         Py_BEGIN_ALLOW_THREADS
-        miss = authz_misses_take(misses, duty, &wanted);
+        is_there_one = authz_misses_await(misses, duty);
         Py_END_ALLOW_THREADS
-        if (miss == NULL) {
+        if (!is_there_one) {
             Py_RETURN_NONE;
         }
-        ask(decide, miss, wanted);
-        authz_misses_answer(misses, miss, wanted);
     }
 }
 

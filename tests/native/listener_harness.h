@@ -115,7 +115,11 @@ site_work(site *all, authz_duty duty)
     authz_misses *misses = authz_listener_misses(all->listener);
     authz_wanted wanted;
     authz_miss *miss;
-    while ((miss = authz_misses_take(misses, duty, &wanted)) != NULL) {
+    while ((miss = authz_misses_take(misses, duty, &wanted)) != NULL ||
+           authz_misses_await(misses, duty)) {
+        if (miss == NULL) {
+            continue;
+        }
         authz_revision_copy revision;
         const bool stands =
             authz_standing_get(authz_listener_standing(all->listener),

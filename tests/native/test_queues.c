@@ -46,6 +46,7 @@ check_misses(void)
     }
     /* Room for three: the others are refused, and need not wait for those. */
     CHECK(misses.open == 3);
+    CHECK(authz_misses_await(&misses, AUTHZ_REFUSES));
     check_taken(&misses, AUTHZ_REFUSES, &all[3], AUTHZ_WANT_OVERLOADED);
     /* In the middle, last, and what a worker is at already. */
     check_taken(&misses, AUTHZ_DECIDES, &all[0], AUTHZ_WANT_DECISION);
@@ -77,9 +78,12 @@ check_misses(void)
     CHECK(authz_misses_put(&misses, &all[0]));
     authz_misses_close(&misses);
     CHECK(!authz_misses_put(&misses, &all[1]));
+    CHECK(authz_misses_await(&misses, AUTHZ_DECIDES));
     check_taken(&misses, AUTHZ_DECIDES, &all[0], AUTHZ_WANT_DECISION);
     check_taken(&misses, AUTHZ_DECIDES, NULL, AUTHZ_WANT_DECISION);
     check_taken(&misses, AUTHZ_REFUSES, NULL, AUTHZ_WANT_DECISION);
+    CHECK(!authz_misses_await(&misses, AUTHZ_DECIDES));
+    CHECK(!authz_misses_await(&misses, AUTHZ_REFUSES));
     authz_misses_destroy(&misses);
     authz_inbox_wake(&inbox);
     CHECK(is_readable(inbox.wake));

@@ -102,9 +102,6 @@ authz_misses_take(authz_misses *misses, authz_duty duty, authz_wanted *wanted)
 {
     authz_miss_queue *queue = &misses->queues[duty];
     pthread_mutex_lock(&misses->lock);
-    while (queue->first == NULL && !misses->is_closed) {
-        pthread_cond_wait(&queue->filled, &misses->lock);
-    }
     authz_miss *miss = queue->first;
     if (miss != NULL) {
         take_out(queue, miss);
@@ -113,6 +110,19 @@ authz_misses_take(authz_misses *misses, authz_duty duty, authz_wanted *wanted)
     }
     pthread_mutex_unlock(&misses->lock);
     return miss;
+}
+
+bool
+authz_misses_await(authz_misses *misses, authz_duty duty)
+{
+    authz_miss_queue *queue = &misses->queues[duty];
+    pthread_mutex_lock(&misses->lock);
+    while (queue->first == NULL && !misses->is_closed) {
+        pthread_cond_wait(&queue->filled, &misses->lock);
+    }
+    const bool is_there_one = queue->first != NULL;
+    pthread_mutex_unlock(&misses->lock);
+    return is_there_one;
 }
 
 void

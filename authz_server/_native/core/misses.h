@@ -75,9 +75,13 @@ bool authz_misses_put(authz_misses *misses, authz_miss *miss);
 /* Notes that nobody waits for the answer any more, unless a worker is at it. */
 void authz_misses_abandon(authz_misses *misses, authz_miss *miss);
 
-/* Waits for the oldest miss of that duty. NULL: it is closed, and none is left. */
+/* Takes the oldest miss of that duty; NULL: there is none now. */
 authz_miss *authz_misses_take(authz_misses *misses, authz_duty duty,
                               authz_wanted *wanted);
+
+/* Waits until there is a miss of that duty, which another worker may take meanwhile.
+ * False: it is closed, and none is left. */
+bool authz_misses_await(authz_misses *misses, authz_duty duty);
 
 /* Hands a miss that was taken back to its loop, with its answer. */
 void authz_misses_answer(authz_misses *misses, authz_miss *miss, authz_wanted wanted);
