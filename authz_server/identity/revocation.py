@@ -264,6 +264,7 @@ class RevocationFile:
     def _read(self) -> None:
         # Before reading: a change while it is read is then seen as one more change.
         self._seen = fingerprint(self._path)
+        before = self._current
         problems: list[str] = []
         try:
             with self._path.open("rb") as file:
@@ -274,9 +275,10 @@ class RevocationFile:
                 self._current, problems = parse_revocations(
                     data.decode("utf-8", "replace"), self._current
                 )
-                self._on_change()
         except OSError as error:
             problems = [f"cannot be read: {error.strerror}"]
         self._error = f"{self._path}: {'; '.join(problems)}" if problems else None
         if problems:
             _log.error("%s", self._error)
+        if self._current is not before:
+            self._on_change()
