@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +172,24 @@ def test_a_revocation_and_a_policy_end_what_is_remembered_at_once(
             policy.replace("to: [factory-floor]", "to: [planning]")
         )
         assert eventually(lambda: not is_allowed(server.ask()))
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """Return the processor time of a process, of all its threads (proc(5))."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_server_that_nobody_asks_waits(tmp_path: Path) -> None:
+    """What woke a thread once does not wake it on and on: that would be a core."""
+    with serving(tmp_path, EXAMPLE.read_text()) as server:
+        for _ in range(20):
+            assert is_allowed(server.ask())
+        time.sleep(1.5)  # each of its clocks has gone off
+        before_s, began_s = cpu_s(server.process), time.monotonic()
+        time.sleep(1.5)
+        used_s = cpu_s(server.process) - before_s
+        assert used_s < (time.monotonic() - began_s) / 4
 
 
 def test_a_candidate_is_asked_beside_and_changes_no_answer(
