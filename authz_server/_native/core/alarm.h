@@ -1,7 +1,7 @@
 /* A descriptor that is readable once a moment has come.
  *
  * Waiting for others could end by itself then, epoll_wait(2) has a timeout; but the kernel
- * would set a timer for every wait and take it back, which is 4 to 8 % of a hit. */
+ * would set a timer for every wait of a busy loop and take it back. */
 
 #ifndef AUTHZ_CORE_ALARM_H
 #define AUTHZ_CORE_ALARM_H
