@@ -86,7 +86,9 @@ bool authz_reader_next_of_any(authz_reader *reader, authz_field *field);
  * before must be thrown away.
  *
  * Nearly every field has a tag of one byte and is length-delimited, with a length of one
- * byte: these are read here, where the compiler sees what is asked of them. */
+ * byte: these are read here, where the compiler sees what is asked of them. The others go
+ * by way of copies, so that the caller's own two may stay in registers: a span that is
+ * stored in two parts and loaded as one costs a dozen cycles. */
 static inline bool
 authz_reader_next(authz_reader *reader, authz_field *field)
 {
@@ -97,11 +99,14 @@ authz_reader_next(authz_reader *reader, authz_field *field)
     }
     if (room < 2 || (at[0] & 0x87) != AUTHZ_WIRE_LEN || at[0] < 0x08 || at[1] >= 0x80
         || at[1] > room - 2) {
-        return authz_reader_next_of_any(reader, field);
+        authz_reader rest = *reader;
+        authz_field other = {0};
+        const bool is_read = authz_reader_next_of_any(&rest, &other);
+        *reader = rest;
+        *field = other;
+        return is_read;
     }
-    field->number = at[0] >> 3;
-    field->type = AUTHZ_WIRE_LEN;
-    field->span = (authz_span){at + 2, at[1]};
+    *field = (authz_field){at[0] >> 3, AUTHZ_WIRE_LEN, 0, {at + 2, at[1]}};
     reader->at = at + 2 + at[1];
     return true;
 }
