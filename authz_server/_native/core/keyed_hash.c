@@ -31,9 +31,18 @@ product(const unsigned char *pair, const uint64_t *key)
 static inline wide
 nh(const uint64_t *key, const unsigned char *bytes, size_t len)
 {
-    wide sum = 0;
-    for (; len >= 16; bytes += 16, len -= 16, key += 2) {
+    /* Two sums: neither waits for the other's carry. */
+    wide sum = 0, other = 0;
+    for (; len >= 32; bytes += 32, len -= 32, key += 4) {
         sum += product(bytes, key);
+        other += product(bytes + 16, key + 2);
+    }
+    sum += other;
+    if (len >= 16) {
+        sum += product(bytes, key);
+        bytes += 16;
+        len -= 16;
+        key += 2;
     }
     if (len > 0) {
         unsigned char last[16] = {0};
