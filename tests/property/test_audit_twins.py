@@ -40,6 +40,7 @@ LATENCIES_S = st.one_of(
 @example(1.7e9, 0.0, True, "\x7f\x80\u07ff\u0800\uffff\U00010000\U0010ffff", '"\\/\b\f')  # noqa: FBT003
 @example(1.7e9, 0.0, True, "x" * (MAX_TEXT_CHARACTERS + 1), "\0" * MAX_TEXT_CHARACTERS)  # noqa: FBT003
 @example(1.7e9, 0.0, True, "😀" * (MAX_TEXT_CHARACTERS + 1), "é")  # noqa: FBT003
+@example(1.7e9, 0.0, True, "é" + "x" * MAX_TEXT_CHARACTERS, "")  # noqa: FBT003
 @example(1767225599.9999996, 0.0000005, True, "", "")  # noqa: FBT003
 def test_events_are_the_same(
     wall_s: float, latency_s: float, cache_hit: bool, request_id: str, source: str
@@ -53,6 +54,16 @@ def test_events_are_the_same(
     event = json.loads(ours)
     assert event["request_id"] == request_id[:MAX_TEXT_CHARACTERS]
     assert event["source"] == source[:MAX_TEXT_CHARACTERS]
+
+
+@pytest.mark.parametrize("place", range(17))
+def test_every_character_is_the_same_anywhere_in_a_plain_text(place: int) -> None:
+    # The core reads eight bytes at a time, of which any may be one to escape.
+    for character in map(chr, range(256)):
+        text = "x" * place + character + "~ " * 8
+        occurrence = Occurrence(0.0, 0.0, True, text, character + text)  # noqa: FBT003
+        ours = native.complete_event(RECORD, occurrence)
+        assert ours == complete_event(RECORD, occurrence)
 
 
 @pytest.mark.parametrize("wall_s", [math.nan, math.inf, -math.inf, 1e18, YEAR_10000_S])

@@ -78,6 +78,30 @@ is_plain(uint8_t byte)
     return byte >= 0x20 && byte <= 0x7e && byte != '"' && byte != '\\';
 }
 
+/* How many bytes at `at`, of `room`, are plain. Eight at a time: a byte that is zero once
+ * what it is not to be is taken away borrows from its highest bit ("Hacker's Delight",
+ * 6-1). */
+static size_t
+plain_run(const uint8_t *at, size_t room)
+{
+    const uint64_t ones = 0x0101010101010101, highs = 0x8080808080808080;
+    size_t length = 0;
+    for (uint64_t word; room - length >= sizeof word; length += sizeof word) {
+        memcpy(&word, at + length, sizeof word);
+        const uint64_t quote = word ^ ones * '"', backslash = word ^ ones * '\\';
+        const uint64_t high = word | (word + ones);
+        const uint64_t low = (word - ones * ' ') & ~word;
+        const uint64_t either = ((quote - ones) & ~quote) | ((backslash - ones) & ~backslash);
+        if (((high | low | either) & highs) != 0) {
+            break;
+        }
+    }
+    while (length < room && is_plain(at[length])) {
+        length++;
+    }
+    return length;
+}
+
 /* A JSON string in ASCII. */
 static bool
 put_text(authz_buffer *buffer, authz_span text)
@@ -87,14 +111,13 @@ put_text(authz_buffer *buffer, authz_span text)
     }
     size_t at = 0;
     for (size_t left = AUTHZ_MAX_TEXT_CHARACTERS; at < text.length && left > 0;) {
-        const size_t begin = at;
-        while (at < text.length && left > 0 && is_plain(text.data[at])) {
-            at++;
-            left--;
-        }
-        if (!authz_buffer_bytes(buffer, (authz_span){text.data + begin, at - begin})) {
+        const size_t room = text.length - at < left ? text.length - at : left;
+        const size_t length = plain_run(text.data + at, room);
+        if (!authz_buffer_bytes(buffer, (authz_span){text.data + at, length})) {
             return false;
         }
+        at += length;
+        left -= length;
         if (at < text.length && left > 0) {
             uint32_t point;
             at += decode(text.data + at, &point);

@@ -45,15 +45,9 @@ is_whole(checker *check, const authz_reader *reader)
 static bool
 check_text(checker *check, authz_span text)
 {
-    const uint8_t *at = text.data, *end = at + text.length;
-    while (at < end) {
-        size_t length = authz_utf8_length(at, end);
-        if (length == 0) {
-            return refuse(check, AUTHZ_FAULT_METADATA_TEXT);
-        }
-        at += length;
-    }
-    return true;
+    const uint8_t *end = text.data + text.length;
+    return authz_utf8_end(text.data, end) == end
+           || refuse(check, AUTHZ_FAULT_METADATA_TEXT);
 }
 
 /* Reads a number, whose bits are in little-endian order. */

@@ -146,14 +146,11 @@ put_text(authz_walk *at, authz_span bytes)
     const uint8_t *from = bytes.data, *end = from + bytes.length;
     while (from < end) {
         const uint8_t *begin = from;
-        size_t length = 1;
-        while (from < end && (length = authz_utf8_length(from, end)) > 0) {
-            from += length;
-        }
+        from = authz_utf8_end(from, end);
         if (!authz_put(at, (authz_span){begin, (size_t)(from - begin)})) {
             return false;
         }
-        if (length == 0) {
+        if (from < end) {
             uint8_t escape[4] = {'\\', 'x', (uint8_t)digits[*from >> 4],
                                  (uint8_t)digits[*from & 15]};
             if (!authz_put(at, (authz_span){escape, sizeof escape})) {

@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 static inline int
 authz_utf8_is_tail(const uint8_t *at)
@@ -41,6 +42,24 @@ authz_utf8_length(const uint8_t *at, const uint8_t *end)
         return 0;
     }
     return 4;
+}
+
+/* Returns where the first byte is that is of no character; `end` if there is none. */
+static inline const uint8_t *
+authz_utf8_end(const uint8_t *at, const uint8_t *end)
+{
+    for (;;) {
+        uint64_t word;
+        while ((size_t)(end - at) >= sizeof word
+               && (memcpy(&word, at, sizeof word), (word & 0x8080808080808080) == 0)) {
+            at += sizeof word;
+        }
+        const size_t length = at < end ? authz_utf8_length(at, end) : 0;
+        if (length == 0) {
+            return at;
+        }
+        at += length;
+    }
 }
 
 #endif
