@@ -66,7 +66,7 @@ typedef struct site {
     pthread_t workers[3], host;
     int ended; /* a descriptor pair: the host ends when it is closed */
     atomic_bool is_over;
-    atomic_size_t decided;
+    atomic_size_t decided, decided_of[256]; /* all; by the last byte of the question */
 } site;
 
 static inline authz_span
@@ -104,6 +104,9 @@ site_decide(site *all, authz_miss *miss, authz_wanted wanted,
     }
     (void)authz_buffer_bytes(&miss->answer, answer);
     atomic_fetch_add(&all->decided, 1);
+    if (raw.length > 0) {
+        atomic_fetch_add(&all->decided_of[raw.data[raw.length - 1]], 1);
+    }
 }
 
 static inline void

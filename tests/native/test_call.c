@@ -90,23 +90,23 @@ typedef struct seen {
 } seen;
 
 static void
-feed(authz_call *call, authz_span data, seen *all)
+feed(authz_call *call, authz_span data, bool is_last, seen *all)
 {
     while (data.length > 0 && all->status == 0) {
         authz_refusal refusal;
-        const size_t used = authz_call_data(call, data, 8, &refusal);
+        const size_t used = authz_call_data(call, data, is_last, 8, &refusal);
         CHECK(used > 0 && used <= data.length);
         data.data += used;
         data.length -= used;
         if (refusal.http_status != NULL) {
             all->status = refusal.grpc_status;
         } else if (call->has_message && call->prefix_length == 0) {
-            CHECK(all->length + call->check.raw.length + 1 < sizeof all->text);
-            if (call->check.raw.length > 0) {
-                memcpy(all->text + all->length, call->check.raw.data,
-                       call->check.raw.length);
+            const authz_span message = call->check.message;
+            CHECK(all->length + message.length + 1 < sizeof all->text);
+            if (message.length > 0) {
+                memcpy(all->text + all->length, message.data, message.length);
             }
-            all->length += call->check.raw.length;
+            all->length += message.length;
             all->text[all->length++] = '|';
             if (call->kind == AUTHZ_CALL_HOST) {
                 call->has_message = false;
@@ -115,10 +115,11 @@ feed(authz_call *call, authz_span data, seen *all)
     }
 }
 
-/* Feeds `body` in parts: bit n of `cuts` is a cut behind byte n. */
+/* Feeds `body` in parts: bit n of `cuts` is a cut behind byte n. Whether the last part is
+ * known to be that makes no difference. */
 static void
-check_body(authz_call_kind kind, authz_span body, const char *text, uint8_t status,
-           uint8_t status_at_end)
+check_parts(authz_call_kind kind, authz_span body, bool is_told, const char *text,
+            uint8_t status, uint8_t status_at_end)
 {
     const authz_allocator allocator = authz_system_allocator();
     CHECK(body.length > 0 && body.length <= 14);
@@ -133,7 +134,8 @@ check_body(authz_call_kind kind, authz_span body, const char *text, uint8_t stat
                 uint8_t *part = malloc(at + 1 - from);
                 CHECK(part != NULL);
                 memcpy(part, body.data + from, at + 1 - from);
-                feed(&call, (authz_span){part, at + 1 - from}, &all);
+                feed(&call, (authz_span){part, at + 1 - from},
+                     is_told && at + 1 == body.length, &all);
                 free(part);
                 from = at + 1;
             }
@@ -142,6 +144,16 @@ check_body(authz_call_kind kind, authz_span body, const char *text, uint8_t stat
         CHECK(all.length == strlen(text) && memcmp(all.text, text, all.length) == 0);
         CHECK(status != 0 || authz_call_end(&call).grpc_status == status_at_end);
         end(&call);
+    }
+}
+
+static void
+check_body(authz_call_kind kind, authz_span body, const char *text, uint8_t status,
+           uint8_t status_at_end)
+{
+    check_parts(kind, body, false, text, status, status_at_end);
+    if (kind == AUTHZ_CALL_CHECK) {
+        check_parts(kind, body, true, text, status, status_at_end);
     }
 }
 
@@ -186,17 +198,24 @@ check_room(void)
     begin(&call, &allocator, AUTHZ_CALL_CHECK);
     authz_refusal refusal;
     const authz_span prefix = AUTHZ_SPAN("\0\x7f\xff\xff\xff");
-    CHECK(authz_call_data(&call, prefix, SIZE_MAX, &refusal) == prefix.length);
+    CHECK(authz_call_data(&call, prefix, false, SIZE_MAX, &refusal) == prefix.length);
     CHECK(refusal.http_status == NULL && call.check.raw.capacity < 4096);
     end(&call);
     CHECK(counts.live == 0);
 
     counts.every = 1;
     begin(&call, &allocator, AUTHZ_CALL_CHECK);
-    (void)authz_call_data(&call, AUTHZ_SPAN("\0\0\0\0\1a"), 8, &refusal);
+    const authz_span whole = AUTHZ_SPAN("\0\0\0\0\1a");
+    (void)authz_call_data(&call, whole, false, 8, &refusal);
     CHECK(refusal.grpc_status == AUTHZ_GRPC_RESOURCE_EXHAUSTED);
     CHECK(!authz_call_say(&call, AUTHZ_SPAN("x")));
     CHECK(!authz_call_complete(&call, 1, AUTHZ_SPAN("x")));
+    end(&call);
+
+    /* What is whole in the last part needs none. */
+    begin(&call, &allocator, AUTHZ_CALL_CHECK);
+    CHECK(authz_call_data(&call, whole, true, 8, &refusal) == whole.length);
+    CHECK(refusal.http_status == NULL && call.check.message.data == whole.data + 5);
     end(&call);
 }
 

@@ -83,6 +83,78 @@ keeps_record(void)
     site_close(&all);
 }
 
+/* Nor does the host get another's question then: of connections that are read in one turn,
+ * each read lies where the one before did. */
+static void
+keeps_questions(void)
+{
+    enum { CLIENTS = 8, ROUNDS = 200 };
+    static site all;
+    static client clients[CLIENTS];
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/full", 5, 100));
+    site_start(&all);
+    uint8_t rooms[2][32], call[1024];
+    const authz_span requests[2] = {request_of('a', rooms[0]), request_of('b', rooms[1])};
+    for (size_t i = 0; i < CLIENTS; i++) {
+        client_open(&clients[i], &all);
+        CHECK(client_call(&clients[i], CHECK_PATH, requests[i % 2], WAIT_MS).has_data);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < CLIENTS; i++) {
+            const size_t length =
+                put_call(call, clients[i].stream, CHECK_PATH, requests[i % 2]);
+            CHECK(client_send(&clients[i], call, length));
+        }
+        for (size_t i = 0; i < CLIENTS; i++) {
+            CHECK(client_wait(&clients[i], clients[i].stream, WAIT_MS).has_data);
+            clients[i].stream += 2;
+        }
+    }
+    const size_t expected = CLIENTS / 2 * (ROUNDS + 1);
+    CHECK(atomic_load(&all.decided_of['a']) == expected);
+    CHECK(atomic_load(&all.decided_of['b']) == expected);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        close(clients[i].socket);
+    }
+    site_close(&all);
+}
+
+/* A message that is whole before its frame is, of which the rest is padding: it is still
+ * there when that has been read over it. */
+static void
+takes_padding(void)
+{
+    enum { PADDING = 200, PADDED = 8, END_STREAM = 1, PAUSE_US = 20000 };
+    static site all;
+    memset(&all, 0, sizeof all);
+    CHECK(site_open(&all, "/dev/null", 5, 100));
+    site_start(&all);
+    static client one;
+    client_open(&one, &all);
+    uint8_t room[32], call[1024];
+    const authz_span request = request_of('a', room);
+    const size_t message = 5 + request.length;
+    const size_t length = put_call(call, one.stream, CHECK_PATH, request);
+    const size_t before = length - 9 - message; /* the headers */
+    uint8_t frame[9 + 1 + 64];
+    size_t used = put_frame(frame, 0, END_STREAM | PADDED, one.stream, 1 + message + PADDING);
+    frame[used++] = PADDING;
+    memcpy(frame + used, call + before + 9, message);
+    used += message;
+    static const uint8_t padding[PADDING];
+    CHECK(client_send(&one, call, before));
+    usleep(PAUSE_US);
+    CHECK(client_send(&one, frame, used));
+    usleep(PAUSE_US);
+    CHECK(client_send(&one, padding, sizeof padding));
+    const reply result = client_wait(&one, one.stream, WAIT_MS);
+    CHECK(result.has_data && !result.is_denial);
+    CHECK(atomic_load(&all.decided_of['a']) == 1);
+    close(one.socket);
+    site_close(&all);
+}
+
 /* A client that goes away within each byte of a session leaves nothing behind. */
 static void
 survives_goers(void)
@@ -185,6 +257,8 @@ main(void)
     answers();
     refuses();
     keeps_record();
+    keeps_questions();
+    takes_padding();
     survives_goers();
     frees_late_words();
     size_t late = 0;

@@ -139,8 +139,24 @@ begin_message(authz_call *call, size_t max_message_bytes)
     return all_is_well;
 }
 
+/* Room for what is there, not for what was announced. False: no memory. */
+static bool
+take_part(authz_call *call, authz_span part, bool is_last)
+{
+    authz_buffer *raw = &call->check.raw;
+    if (is_last && raw->length == 0 && part.length == call->missing) {
+        call->check.message = part;
+    } else if (authz_buffer_bytes(raw, part)) {
+        call->check.message = (authz_span){raw->data, raw->length};
+    } else {
+        return false;
+    }
+    call->missing -= part.length;
+    return true;
+}
+
 size_t
-authz_call_data(authz_call *call, authz_span data, size_t max_message_bytes,
+authz_call_data(authz_call *call, authz_span data, bool is_last, size_t max_message_bytes,
                 authz_refusal *refusal)
 {
     *refusal = all_is_well;
@@ -157,12 +173,10 @@ authz_call_data(authz_call *call, authz_span data, size_t max_message_bytes,
     }
     const size_t left = data.length - used;
     const size_t part = left < call->missing ? left : call->missing;
-    /* Room for what is there, not for what was announced. */
-    if (!authz_buffer_bytes(&call->check.raw, (authz_span){data.data + used, part})) {
+    if (!take_part(call, (authz_span){data.data + used, part}, is_last)) {
         *refusal = (authz_refusal){"200", AUTHZ_GRPC_RESOURCE_EXHAUSTED, "no memory"};
         return data.length;
     }
-    call->missing -= part;
     if (call->missing == 0) {
         call->prefix_length = 0;
         call->has_message = true;

@@ -52,7 +52,7 @@ typedef struct authz_call {
     bool has_headers; /* all of them */
     bool is_post, is_grpc, is_encoded;
 
-    /* Of the request's messages; the message itself is check.raw. */
+    /* Of the request's messages; the message itself is check.message. */
     uint8_t prefix[5];
     size_t prefix_length;
     size_t missing; /* bytes of the message that are still to come */
@@ -84,10 +84,11 @@ typedef struct authz_refusal {
 authz_refusal authz_call_judge(const authz_call *call);
 
 /* Takes a part of the request's body. Returns how much of it was used: all, or up to the
- * end of a message, which is in check.raw then, with call->has_message set. What is wrong
- * with it is in `refusal`. */
-size_t authz_call_data(authz_call *call, authz_span data, size_t max_message_bytes,
-                       authz_refusal *refusal);
+ * end of a message, which is check.message then, with call->has_message set. What is wrong
+ * with it is in `refusal`. If `is_last`, nothing comes behind the data, and a message that
+ * is whole in it stays there: nearly all checks come like that, and none is copied. */
+size_t authz_call_data(authz_call *call, authz_span data, bool is_last,
+                       size_t max_message_bytes, authz_refusal *refusal);
 
 /* What is wrong with a body that ends here. */
 authz_refusal authz_call_end(const authz_call *call);

@@ -21,7 +21,6 @@ init_call(authz_call *call, const authz_calls *calls)
 {
     memset(call, 0, sizeof *call);
     authz_buffer_init(&call->check.raw, calls->allocator, calls->max_message_bytes);
-    authz_buffer_init(&call->check.answer, calls->allocator, SIZE_MAX);
     authz_buffer_init(&call->status_text, calls->allocator, SIZE_MAX);
     authz_buffer_init(&call->output, calls->allocator, SIZE_MAX);
 }
@@ -30,7 +29,6 @@ static void
 free_call(const authz_calls *calls, authz_call *call)
 {
     authz_buffer_release(&call->check.raw);
-    authz_buffer_release(&call->check.answer);
     authz_buffer_release(&call->status_text);
     authz_buffer_release(&call->output);
     calls->allocator->release(calls->allocator->context, call);
@@ -82,16 +80,14 @@ authz_calls_give_back(authz_calls *calls, authz_call *call)
         return;
     }
     empty(&call->check.raw);
-    empty(&call->check.answer);
     empty(&call->status_text);
     empty(&call->output);
-    const authz_call kept = *call;
-    memset(call, 0, sizeof *call);
-    call->check.raw = kept.check.raw;
-    call->check.answer = kept.check.answer;
-    call->status_text = kept.status_text;
-    call->output = kept.output;
-    call->next = calls->free;
+    *call = (authz_call){
+        .check = {.raw = call->check.raw},
+        .next = calls->free,
+        .status_text = call->status_text,
+        .output = call->output,
+    };
     calls->free = call;
     calls->free_count++;
 }

@@ -5,8 +5,8 @@
  *         ──► else a miss: a worker of the host decides it
  *
  * An answer is given only after its event is written, and many events are written at
- * once: `settle` ends a turn. If they cannot be written, nothing of the turn is given,
- * and the host is asked instead: it says no, and why. */
+ * once: `settle` ends a turn, all that one read has brought. If they cannot be written,
+ * nothing of the turn is given, and the host is asked instead: it says no, and why. */
 
 #ifndef AUTHZ_CORE_CHECKS_H
 #define AUTHZ_CORE_CHECKS_H
@@ -20,16 +20,23 @@
 #include "standing.h"
 #include "tally.h"
 
+/* Where in authz_checks.recalled a check has what was remembered of it and what its event
+ * is to say: one behind the other. */
+typedef struct authz_recalled {
+    size_t at;
+    size_t response_length, record_length, request_id_length, source_length;
+    uint8_t reason;
+} authz_recalled;
+
 /* One question. Whoever asks makes it, and has it back with `give`. */
 typedef struct authz_check {
-    authz_buffer raw;    /* CheckRequest; may be empty once it is given back */
-    authz_buffer answer; /* CheckResponse */
+    authz_buffer raw;    /* may be empty once the check is given back */
+    authz_span message;  /* CheckRequest: `raw`, or what is there until the turn is settled */
     authz_instant arrived;
     bool is_given_up;        /* nobody waits for the answer; it goes on record */
     struct authz_miss *miss; /* that was made of it; NULL: none, or answered */
     struct authz_check *next;
-    uint8_t reason;
-    double latency_s;
+    authz_recalled recalled; /* of one that memory answers, until it is settled */
 } authz_check;
 
 /* What all threads share. It outlives them. */
@@ -45,8 +52,9 @@ typedef struct authz_common {
     size_t max_message_bytes;
 } authz_common;
 
-/* Gives a check back, its answer in it; an empty one: there will be none. Must not ask. */
-typedef void (*authz_give)(void *context, authz_check *check);
+/* Gives a check back, with its CheckResponse; an empty one: there will be none. Must not
+ * ask. */
+typedef void (*authz_give)(void *context, authz_check *check, authz_span answer);
 
 #define AUTHZ_MISS_BUCKETS 1024
 
@@ -57,7 +65,7 @@ typedef struct authz_checks {
     void *context;
     authz_extraction extraction;
     authz_revision_copy revision;
-    authz_buffer recalled; /* what the cache has of the check at hand: answer and record */
+    authz_buffer recalled; /* of the checks that memory answers in this turn */
     authz_buffer events;
     authz_date date;
     authz_check *remembered, **remembered_end; /* of this turn */
@@ -81,6 +89,6 @@ void authz_checks_give_up(authz_checks *checks, authz_check *check);
 void authz_checks_decided(authz_checks *checks, authz_miss *miss);
 
 /* Puts the events of this turn on record, and gives its answers. */
-void authz_checks_settle(authz_checks *checks, double now_s);
+void authz_checks_settle(authz_checks *checks);
 
 #endif

@@ -275,6 +275,7 @@ on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *frame, void *co
     (void)session;
     authz_connection *connection = context;
     connection->calm -= 1;
+    connection->frame_length = frame->length;
     if (frame->type == NGHTTP2_CONTINUATION) {
         connection->header_frames++;
     } else {
@@ -356,7 +357,6 @@ static int
 on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *bytes,
         size_t length, void *context)
 {
-    (void)flags;
     authz_connection *connection = context;
     authz_call *call = call_of(session, stream);
     if (call == NULL) {
@@ -364,12 +364,17 @@ on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *
         return 0;
     }
     call->held += length;
-    authz_terms *terms = connection->loop->terms;
+    const size_t max_message_bytes = connection->loop->terms->common.max_message_bytes;
+    /* The whole of a frame behind which none of the call comes: `on_frame_recv` is told of
+     * it before anything else is read. */
+    const bool is_last = (flags & NGHTTP2_FLAG_END_STREAM) != 0 &&
+                         length == connection->frame_length &&
+                         call->kind == AUTHZ_CALL_CHECK;
     authz_span data = {bytes, length};
     while (data.length > 0 && !call->is_refused) {
         authz_refusal refusal;
         const size_t used =
-            authz_call_data(call, data, terms->common.max_message_bytes, &refusal);
+            authz_call_data(call, data, is_last, max_message_bytes, &refusal);
         data.data += used;
         data.length -= used;
         if (refusal.http_status != NULL) {

@@ -47,6 +47,7 @@ typedef struct authz_connection {
     bool is_wild;    /* it has used up its calm */
     double calm, calm_s;
     unsigned header_frames;
+    size_t frame_length; /* of the frame that is being read */
     double blocked_s;  /* steady: since when, if it is blocked */
     double idle_s;     /* steady: since when there is no call */
     struct authz_connection *next_stirred;

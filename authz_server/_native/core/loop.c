@@ -20,7 +20,7 @@
 /* ---- answers ------------------------------------------------------------------------ */
 
 static void
-give(void *context, authz_check *check)
+give(void *context, authz_check *check, authz_span answer)
 {
     authz_loop *loop = context;
     authz_call *call = (authz_call *)check;
@@ -29,10 +29,7 @@ give(void *context, authz_check *check)
         authz_calls_give_back(&loop->calls, call);
         return;
     }
-    const authz_span answer = check->answer.length > 0
-                                  ? (authz_span){check->answer.data, check->answer.length}
-                                  : loop->terms->denial;
-    if (!authz_call_say(call, answer) ||
+    if (!authz_call_say(call, answer.length > 0 ? answer : loop->terms->denial) ||
         !authz_call_complete(call, AUTHZ_GRPC_OK, (authz_span){NULL, 0})) {
         authz_connection_fail(call->connection, call);
         return;
@@ -241,6 +238,8 @@ handle(authz_loop *loop, const struct epoll_event *event)
         authz_loop_stir(loop, connection);
     } else {
         authz_connection_read(connection);
+        /* What it brought lies in the input, which the next one writes over. */
+        authz_checks_settle(&loop->checks);
     }
 }
 
@@ -321,7 +320,7 @@ authz_loop_run(authz_loop *loop)
         for (int i = 0; i < count; i++) {
             handle(loop, &events[i]);
         }
-        authz_checks_settle(&loop->checks, loop->now.steady_s);
+        authz_checks_settle(&loop->checks);
         flush(loop);
         const bool is_to_drain =
             atomic_load(&loop->terms->is_draining) && !loop->is_draining;
@@ -401,10 +400,10 @@ authz_loop_free(authz_loop *loop)
     /* Words that came too late. Nobody waits for what is given back now either; what was
      * remembered or decided is on record, what still waited for the same is not. */
     read_letters(loop);
-    authz_checks_settle(&loop->checks, loop->now.steady_s);
+    authz_checks_settle(&loop->checks);
     while (loop->checks.open > 0) {
         read_letters(loop);
-        authz_checks_settle(&loop->checks, loop->now.steady_s);
+        authz_checks_settle(&loop->checks);
     }
     authz_checks_release(&loop->checks);
     authz_calls_release(&loop->calls);
