@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-Fingerprint = tuple[str, int, int, int]
+Fingerprint = tuple[int, int, int, int]
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -16,10 +16,9 @@ def fingerprint(path: Path) -> Fingerprint | None:
     Kubernetes replaces a mounted ConfigMap by turning a symbolic link to a new folder,
     so what counts is the file behind all links.
     """
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
-        resolved = path.resolve(strict=True)
-        status = resolved.stat()
-        return (str(resolved), status.st_ino, status.st_size, status.st_mtime_ns)
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     return None
 
 
